@@ -1,0 +1,1 @@
+"""Fault-tolerant, topology-aware launcher for PyTorch training."""
