@@ -1,0 +1,100 @@
+"""The machine as a tree: nodes with coordinates, and the slots on them.
+
+Levels from widest to narrowest: pod, rack, NVLink domain, node, GPU. A level may be absent (``None``): the node then has no
+neighbours at that level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from tlaunch.errors import InputError
+
+Scope = Literal["node", "domain", "rack", "any"]
+"""How far from its old slot a rank may be moved."""
+
+
+class TopologyError(InputError):
+    """A description of the machine, a mesh or a request that cannot be met."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Slot:
+    """A place on a node for one rank: one GPU, or one CPU slot where there are no GPUs. Written ``node-03/gpu-2``."""
+
+    node: str
+    index: int
+
+    def __str__(self) -> str:
+        return f"{self.node}/gpu-{self.index}"
+
+    @classmethod
+    def parse(cls, text: str) -> Slot:
+        """Read ``node-03/gpu-2`` (or ``node-03/2``)."""
+        node, sep, gpu = text.rpartition("/")
+        digits = gpu.removeprefix("gpu-")
+        if not sep or not node or not digits.isascii() or not digits.isdigit():
+            raise TopologyError(f"{text!r} does not name a slot: expected NODE/gpu-INDEX, such as node-03/gpu-2")
+        return cls(node, int(digits))
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A machine with ``slots`` places for ranks, and where it stands."""
+
+    name: str
+    slots: int
+    domain: str | None = None
+    rack: str | None = None
+    pod: str | None = None
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The nodes of a job in their physical order (pod, rack, domain, then as described)."""
+
+    nodes: tuple[Node, ...]
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Node]:
+        return {node.name: node for node in self.nodes}
+
+    @cached_property
+    def slots(self) -> tuple[Slot, ...]:
+        """Every slot of every node, in order."""
+        return tuple(Slot(node.name, index) for node in self.nodes for index in range(node.slots))
+
+    def without(self, nodes: Iterable[str]) -> Machine:
+        """Return the machine without some of its nodes."""
+        gone = frozenset(nodes)
+        return Machine(tuple(node for node in self.nodes if node.name not in gone))
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes)
+
+
+DISTANCES = ("slot", "node", "domain", "rack", "pod", "machine")
+"""The narrowest level that two slots share, by distance: 0 is the same slot, 5 is nothing in common but the job."""
+
+
+def distance(a: Node, b: Node) -> int:
+    """Tell how far apart two slots on nodes ``a`` and ``b`` are: 1 same node, 2 domain, 3 rack, 4 pod, 5 none of them.
+
+    Two nodes without a level (``None``) do not share it.
+    """
+    if a.name == b.name:
+        return 1
+    if a.domain is not None and a.domain == b.domain:
+        return 2
+    if a.rack is not None and a.rack == b.rack:
+        return 3
+    if a.pod is not None and a.pod == b.pod:
+        return 4
+    return 5
+
+
+REACH: Mapping[Scope, int] = {"node": 1, "domain": 2, "rack": 3, "any": 5}
+"""The largest distance that a scope allows. A wider scope contains the narrower ones."""
