@@ -1,1 +1,1 @@
-"""TODO."""
+"""Agents and the controller: asyncio shells around the pure core. Never imports torch."""

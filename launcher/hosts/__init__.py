@@ -1,1 +1,1 @@
-"""TODO."""
+"""How agents get onto nodes."""
