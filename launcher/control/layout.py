@@ -3,8 +3,10 @@
 =====================  ============================================  ======================  ================
 key                    value                                         written by              lease
 =====================  ============================================  ======================  ================
-``spec``               :class:`JobSpec`                              launcher, once          launcher
+``spec``               :class:`JobSpec`                              launcher, once          none
+``launcher``           :class:`Launcher`                             launcher                launcher
 ``agents/<node>``      :class:`Registration`                         agent                   agent
+``nodes/<node>``       :class:`Node`, which outlives the agent       agent                   none
 ``leader``             :class:`Leader`                               controller              agent
 ``generation``         :class:`Generation`                           controller              none
 ``plans/<gen>``        :class:`Plan`                                 controller              none
@@ -46,6 +48,14 @@ class Keys:
         return self.root + "agents/"
 
     @property
+    def launcher(self) -> str:
+        return self.root + "launcher"
+
+    @property
+    def nodes(self) -> str:
+        return self.root + "nodes/"
+
+    @property
     def leader(self) -> str:
         return self.root + "leader"
 
@@ -75,6 +85,9 @@ class Keys:
 
     def agent(self, node: str) -> str:
         return self.agents + node
+
+    def node(self, node: str) -> str:
+        return self.nodes + node
 
     def plan(self, generation: int) -> str:
         """The plan of one generation; zero-padded, so that keys sort by number."""

@@ -5,14 +5,34 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from tlaunch.launcher.core.assign import AssignedSeat, Assignment, Generation
 from tlaunch.launcher.core.events import Exit
-from tlaunch.launcher.core.plan import Result
 from tlaunch.topology.model import Node
+
+__all__ = [
+    "Ack",
+    "AssignedSeat",
+    "Assignment",
+    "Drain",
+    "FailSlot",
+    "Generation",
+    "KillNode",
+    "KillRank",
+    "Leader",
+    "NodeCommand",
+    "Registration",
+    "Rendezvous",
+    "Report",
+    "Stop",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """A node that takes part. ``incarnation`` tells one start of its agent from the next; ``address`` is ``host:port`` of its probe."""
+    """A node that takes part.
+
+    ``incarnation`` tells one start of its agent from the next; ``address`` is the ``host:port`` of its probe.
+    """
 
     node: Node
     host: str
@@ -22,46 +42,19 @@ class Registration:
 
 
 @dataclass(frozen=True, slots=True)
+class Launcher:
+    """Who started the job. While this stands, the job's id is taken."""
+
+    host: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
 class Leader:
     """Who is the controller."""
 
     node: str
     incarnation: str
-
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """The head of the current plan: all that an unchanged agent needs to know of it."""
-
-    number: int
-    world_size: int
-    group_world_size: int
-    restarts: int
-    max_restarts: int
-    result: Result | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class AssignedSeat:
-    """One rank on this node: its slot's index, its ``LOCAL_RANK``, and the generation its process belongs to."""
-
-    rank: int
-    index: int
-    local_rank: int
-    since: int
-
-
-@dataclass(frozen=True, slots=True)
-class Assignment:
-    """What one agent must run as of ``generation``. ``group_rank`` is torchrun's; ``None`` when it has no ranks.
-
-    ``bad`` are the indices of the slots on which not even a standby may wait.
-    """
-
-    generation: int
-    group_rank: int | None
-    seats: tuple[AssignedSeat, ...]
-    bad: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +74,7 @@ class Ack:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What an agent has to say of its slots: ranks of ``generation`` that ended, by rank, and slots that are bad, by index."""
+    """What an agent has to say of its slots: ranks of ``generation`` that ended, by rank; bad slots, by index."""
 
     generation: int
     exits: Mapping[int, Exit] = field(default_factory=dict)

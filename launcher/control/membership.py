@@ -1,0 +1,92 @@
+"""A node's place in the job: a lease, and the registration that hangs on it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import NoReturn
+
+from tlaunch.errors import InputError
+from tlaunch.launcher.control.layout import Keys
+from tlaunch.launcher.control.records import Registration
+from tlaunch.launcher.control.timing import Timing
+from tlaunch.launcher.core.codec import decode, encode
+from tlaunch.launcher.store.protocol import Compare, Get, Lease, LeaseLost, Put, Store, StoreError, StoreRefused
+
+
+class NodeTaken(InputError):
+    """Another agent has registered under the same name."""
+
+
+class Membership:
+    """Registers once, and again whenever the lease is lost. Losing it ends nothing by itself: only a newer plan does."""
+
+    def __init__(self, store: Store, keys: Keys, registration: Registration, timing: Timing) -> None:
+        self.registration = registration
+        self._store = store
+        self._keys = keys
+        self._timing = timing
+        self._lease: Lease | None = None
+        self._joined = asyncio.Event()
+
+    async def join(self) -> None:
+        """Take a lease and register. Raises ``NodeTaken`` when somebody else holds the name."""
+        lease = await self._store.lease(self._timing.lease)
+        try:
+            await self._register(lease)
+        except BaseException:
+            await lease.revoke()
+            raise
+        self._lease = lease
+        self._joined.set()
+
+    async def keep(self) -> NoReturn:
+        """Join again, with a new lease, each time the present one is lost. Raises ``NodeTaken`` when the name is gone."""
+        while True:
+            lease = await self.lease()
+            await lease.lost()
+            self._joined.clear()
+            await lease.revoke()
+            while not self._joined.is_set():
+                try:
+                    await self.join()
+                except StoreRefused:
+                    raise
+                except StoreError:
+                    await asyncio.sleep(self._timing.retry)
+
+    async def lease(self) -> Lease:
+        """Wait until the node is registered, and return its lease."""
+        await self._joined.wait()
+        if self._lease is None:
+            raise LeaseLost("the node has left the job")
+        return self._lease
+
+    async def renew(self) -> None:
+        """Write the registration again: somebody has deleted it while our lease lived on."""
+        if self._lease is not None and self._joined.is_set():
+            await self._register(self._lease)
+
+    async def leave(self) -> None:
+        """Give up the registration and everything else that hangs on the lease."""
+        self._joined.set()
+        if self._lease is not None:
+            await self._lease.revoke()
+            self._lease = None
+
+    async def _register(self, lease: Lease) -> None:
+        node = self.registration.node
+        key = self._keys.agent(node.name)
+        value = encode(self.registration)
+        ours = [Put(key, value, lease.id), Put(self._keys.node(node.name), encode(node))]
+        result = await self._store.txn([Compare(key, create_revision=0)], ours, [Get(key)])
+        if result.succeeded:
+            return
+        for held in result.reads[0]:
+            holder = decode(Registration, held.value, key)
+            if holder.incarnation != self.registration.incarnation:
+                raise NodeTaken(
+                    f"node {node.name} of job {self._keys.job} is already registered by pid {holder.pid} on {holder.host}: "
+                    "expected each node name once"
+                )
+        # It is our own, from before the lease was lost, or the answer to the first attempt went astray.
+        await self._store.put(key, value, lease=lease.id)

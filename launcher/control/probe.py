@@ -1,0 +1,77 @@
+"""Asking an agent directly whether it is there.
+
+A lost node is noticed by its lease at the latest. When ranks elsewhere fail, their node may be the victim of another one that
+is gone: then the operating system of a dead agent's host refuses the connection at once, and the controller need not wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from enum import Enum
+
+from tlaunch.launcher.control.records import Registration
+
+GREETING_LIMIT = 256
+
+
+class Verdict(Enum):
+    """``GONE`` is certain: nobody listens there, or another incarnation does. ``SILENT`` is not."""
+
+    ALIVE = "alive"
+    GONE = "gone"
+    SILENT = "silent"
+
+
+class Listener:
+    """The agent's side: greets whoever connects with the agent's incarnation, and closes."""
+
+    def __init__(self, incarnation: str) -> None:
+        self._greeting = incarnation.encode() + b"\n"
+        self._server: asyncio.Server | None = None
+
+    async def open(self, host: str) -> str:
+        """Listen on a free port of ``host`` and return ``host:port``."""
+        self._server = await asyncio.start_server(self._greet, host, 0)
+        address, port = self._server.sockets[0].getsockname()[:2]
+        return f"{address}:{port}"
+
+    async def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            await self._server.wait_closed()
+
+    async def _greet(self, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            writer.write(self._greeting)
+            await writer.drain()
+        except ConnectionError:
+            pass  # The caller has lost its patience; it draws its own conclusion.
+        finally:
+            writer.close()
+
+
+async def probe(registration: Registration, timeout: float) -> Verdict:
+    """Ask one agent. Takes ``timeout`` seconds at most."""
+    host, _, port = registration.address.rpartition(":")
+    try:
+        async with asyncio.timeout(timeout):
+            reader, writer = await asyncio.open_connection(host, int(port), limit=GREETING_LIMIT)
+            try:
+                greeting = await reader.readline()
+            finally:
+                writer.close()
+    except (ConnectionRefusedError, ConnectionResetError):
+        return Verdict.GONE
+    except (OSError, TimeoutError, ValueError):
+        return Verdict.SILENT
+    if not greeting:
+        return Verdict.SILENT
+    return Verdict.ALIVE if greeting.decode(errors="replace").strip() == registration.incarnation else Verdict.GONE
+
+
+async def probe_all(registrations: Iterable[Registration], timeout: float) -> Mapping[str, Verdict]:
+    """Ask many agents at once; the verdicts by node."""
+    asked = tuple(registrations)
+    verdicts = await asyncio.gather(*(probe(registration, timeout) for registration in asked))
+    return {registration.node.name: verdict for registration, verdict in zip(asked, verdicts, strict=True)}

@@ -1,0 +1,39 @@
+"""Every deadline of agents and the controller, derived from a few settings whose relations are checked.
+
+All values are seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tlaunch.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """``lease``: a node that has not been heard of for this long is lost. ``request``: one request to the store.
+
+    ``probe``: one direct question to an agent. ``retry``: pause before a failed request is tried again. ``yield_grace``: what a worker
+    gets between SIGTERM and SIGKILL when its generation is over; its state is lost anyway, so this only lets it say goodbye.
+    ``stop_grace``: the same when the job ends. ``reap``: until a killed process is gone. ``meet``: until rank 0's node has opened the
+    rendezvous. ``warm``: until a zygote has imported torch and answers.
+    """
+
+    lease: float = 4.0
+    request: float = 2.0
+    probe: float = 1.0
+    retry: float = 0.2
+    yield_grace: float = 0.5
+    stop_grace: float = 5.0
+    reap: float = 10.0
+    meet: float = 30.0
+    warm: float = 120.0
+
+    def __post_init__(self) -> None:
+        if not self.retry < self.probe < self.request < self.lease:
+            raise InputError(
+                f"timing: expected retry < probe < request < lease, got {self.retry} {self.probe} {self.request} {self.lease}"
+            )
+        if self.lease < 2:
+            raise InputError(f"timing: a lease of {self.lease} s is shorter than the 2 s that etcd grants at least")
