@@ -1,4 +1,4 @@
-"""What stands in the store, apart from the core's own types. All of it is JSON through :mod:`tlaunch.launcher.core.codec`."""
+"""What stands in the store, apart from the core's own types: all JSON, by :mod:`tlaunch.launcher.core.codec`."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class KillRank:
 
 @dataclass(frozen=True, slots=True)
 class FailSlot:
-    """Operator, to try a failure out: report the slot as bad, as the health probe would, and SIGKILL what runs there."""
+    """Operator, to try a failure out: report the slot as bad, as the health probe would, and SIGKILL its process."""
 
     index: int
     reason: str

@@ -1,0 +1,46 @@
+"""Writing a plan. Every write compares the leader key and the previous generation: a lock alone is never trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum
+from itertools import islice
+
+from tlaunch.launcher.control.election import Fence
+from tlaunch.launcher.control.layout import Keys
+from tlaunch.launcher.core.assign import Assignment, Generation
+from tlaunch.launcher.core.codec import encode
+from tlaunch.launcher.core.plan import Plan
+from tlaunch.launcher.store.protocol import Compare, Put, Store
+
+TXN_PUTS = 100
+"""etcd refuses transactions of more than 128 operations by default (``--max-txn-ops``)."""
+
+
+class Committed(Enum):
+    DONE = "done"
+    LOST = "lost"
+
+
+async def commit(
+    store: Store, keys: Keys, fence: Fence, head_revision: int, plan: Plan, head: Generation, changed: Mapping[str, Assignment]
+) -> Committed:
+    """Make ``plan`` the current one. ``head_revision`` is the mod_revision of the previous generation key, 0 for none.
+
+    Assignments that do not fit into the one transaction are written before it: an agent heeds an assignment only once its
+    generation is the current one. Raises ``StoreUnknown`` when the outcome is open; the caller reads before it goes on.
+    """
+    compare = [fence.compare(), Compare(keys.generation, mod_revision=head_revision)]
+    batches = list(_batches([Put(keys.assign(node), encode(given)) for node, given in changed.items()]))
+    last = batches.pop() if batches and len(batches[-1]) <= TXN_PUTS - 2 else []
+    for batch in batches:
+        if not (await store.txn(compare, batch)).succeeded:
+            return Committed.LOST
+    final = [*last, Put(keys.plan(plan.generation), encode(plan)), Put(keys.generation, encode(head))]
+    return Committed.DONE if (await store.txn(compare, final)).succeeded else Committed.LOST
+
+
+def _batches(puts: Sequence[Put]) -> Iterator[list[Put]]:
+    rest = iter(puts)
+    while batch := list(islice(rest, TXN_PUTS)):
+        yield batch

@@ -1,0 +1,153 @@
+"""The controller: a level-triggered loop around the pure core. Load, decide, commit; then sleep until something changed."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tlaunch.launcher.control.commit import Committed, commit
+from tlaunch.launcher.control.election import Fence
+from tlaunch.launcher.control.layout import Keys
+from tlaunch.launcher.control.probe import Verdict, probe_all
+from tlaunch.launcher.control.records import Registration
+from tlaunch.launcher.control.snapshot import Moment, View, snapshot
+from tlaunch.launcher.control.timing import Timing
+from tlaunch.launcher.core.assign import Assignment, assignments, generation_head
+from tlaunch.launcher.core.cluster import Cluster
+from tlaunch.launcher.core.detect import detect, next_deadline
+from tlaunch.launcher.core.events import Event, RankFailed
+from tlaunch.launcher.core.plan import Plan
+from tlaunch.launcher.core.planner import step
+from tlaunch.launcher.core.policy import Policy
+from tlaunch.launcher.core.spec import JobSpec
+from tlaunch.launcher.store.mirror import Mirror
+from tlaunch.launcher.store.protocol import Compare, Delete, Store, StoreUnknown
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Controller:
+    """One term in office. ``contact_since`` says since when the agent has been in unbroken contact with the store."""
+
+    store: Store
+    keys: Keys
+    fence: Fence
+    spec: JobSpec
+    policy: Policy
+    timing: Timing
+    contact_since: Callable[[], float | None]
+    _started_at: float = field(default_factory=time.monotonic)
+    _planned: tuple[int, float] = (0, 0.0)
+    _gone: frozenset[str] = frozenset()
+    _suspected_at: float | None = None
+
+    async def run(self) -> None:
+        """Lead until deposed (a commit loses its comparison) or the job has a result."""
+        async with Mirror(self.store, self.keys.root) as mirror:
+            view = View(self.keys, mirror.items)
+            while True:
+                cluster = self._snapshot(view)
+                if cluster.plan is not None and cluster.plan.result is not None:
+                    return
+                plan, wait = await self._decide(view, cluster)
+                if plan is not None:
+                    if not await self._commit(view, plan, cluster):
+                        return
+                    # Deciding again on a copy from before our own commit would only lose the comparison.
+                    await self._catch_up(mirror, plan.generation)
+                    continue
+                await mirror.changed(wait)
+
+    def _snapshot(self, view: View) -> Cluster:
+        now = time.monotonic()
+        since = self.contact_since()
+        settled = since is not None and now - since >= self.timing.lease
+        plan = view.head()
+        if plan is not None and plan.generation != self._planned[0]:
+            self._planned = (plan.generation, now)
+        moment = Moment(now, self._planned[1], self._started_at, settled)
+        return snapshot(view, self.spec, moment, self._gone)
+
+    async def _decide(self, view: View, cluster: Cluster) -> tuple[Plan | None, float | None]:
+        """Return the next plan, or how long to sleep at most."""
+        events = detect(cluster)
+        if any(isinstance(event, RankFailed) for event in events):
+            # A rank may have failed because a peer's node is gone: find out before anything is decided.
+            silent = await self._ask_around(view, cluster)
+            cluster = self._snapshot(view)
+            events = detect(cluster)
+            if silent and self._patience(cluster):
+                return None, self.timing.probe
+        self._suspected_at = None
+        plan = step(cluster, events, self.policy) if events else None
+        if plan is None:
+            return None, self._sleep(cluster)
+        for sentence in (*map(str, _told(events)), *plan.decisions, *plan.reasons):
+            log.info("generation %d: %s", plan.generation, sentence)
+        return plan, None
+
+    async def _ask_around(self, view: View, cluster: Cluster) -> frozenset[str]:
+        """Probe the agents that run ranks. Those that are certainly gone leave the registry; returns the silent ones."""
+        seated = frozenset(cluster.plan.nodes if cluster.plan else ()) & cluster.alive
+        asked = {name: record for name, record in view.below(Registration, self.keys.agents) if name in seated}
+        verdicts = await probe_all(asked.values(), self.timing.probe)
+        for name, verdict in verdicts.items():
+            if verdict is Verdict.GONE:
+                log.warning("node %s does not answer: its agent is gone", name)
+                await self._strike_off(view, name)
+        return frozenset(name for name, verdict in verdicts.items() if verdict is Verdict.SILENT)
+
+    async def _strike_off(self, view: View, node: str) -> None:
+        """Delete a registration, so that every later controller knows too. Should its agent live after all, it registers anew."""
+        self._gone |= {node}
+        kv = view.items.get(self.keys.agent(node))
+        if kv is not None:
+            key = self.keys.agent(node)
+            await self.store.txn([self.fence.compare(), Compare(key, mod_revision=kv.mod_revision)], [Delete(key)])
+
+    def _patience(self, cluster: Cluster) -> bool:
+        """Whether to wait on for a silent agent: at most until its lease must have run out."""
+        if self._suspected_at is None:
+            self._suspected_at = cluster.now
+        return cluster.now - self._suspected_at < self.timing.lease
+
+    def _sleep(self, cluster: Cluster) -> float | None:
+        """Return how many seconds to sleep if nothing happens."""
+        deadlines = [deadline for deadline in (next_deadline(cluster),) if deadline is not None]
+        since = self.contact_since()
+        if since is None or cluster.now - since < self.timing.lease:
+            deadlines.append(cluster.now + self.timing.lease)
+        return max(0.0, min(deadlines) - cluster.now) if deadlines else None
+
+    async def _commit(self, view: View, plan: Plan, cluster: Cluster) -> bool:
+        """Commit; false when somebody else leads now."""
+        previous = dict(view.below(Assignment, self.keys.assigns))
+        wanted = assignments(plan, cluster.machine, previous)
+        changed = {node: given for node, given in wanted.items() if previous.get(node) != given}
+        head = view.items.get(self.keys.generation)
+        revision = 0 if head is None else head.mod_revision
+        record = generation_head(plan, self.spec)
+        try:
+            outcome = await commit(self.store, self.keys, self.fence, revision, plan, record, changed)
+        except StoreUnknown as error:
+            log.warning("generation %d: unknown whether it was committed (%s); reading again", plan.generation, error)
+            return True
+        if outcome is Committed.LOST:
+            log.info("generation %d: lost to another controller or to a newer state", plan.generation)
+        return outcome is Committed.DONE
+
+    async def _catch_up(self, mirror: Mirror, generation: int) -> None:
+        """Wait until the mirror shows our own commit; after an unknown outcome, give up once contact is proven anew."""
+        start = time.monotonic()
+        while self.keys.plan(generation) not in mirror.items:
+            await mirror.changed(self.timing.request)
+            if mirror.contact > start + self.timing.request and self.keys.plan(generation) not in mirror.items:
+                return
+
+
+def _told(events: tuple[Event, ...]) -> tuple[Event, ...]:
+    """Return the events that a log line is worth: the first few say it all when hundreds of ranks fail at once."""
+    return events[:8]

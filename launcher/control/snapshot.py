@@ -1,0 +1,138 @@
+"""From what stands in the store to the core's immutable snapshot. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+
+from tlaunch.launcher.control.layout import Keys
+from tlaunch.launcher.control.records import Ack, Drain, Registration, Report, Stop
+from tlaunch.launcher.core.assign import Assignment
+from tlaunch.launcher.core.cluster import Cluster
+from tlaunch.launcher.core.codec import decode
+from tlaunch.launcher.core.events import Exit
+from tlaunch.launcher.core.plan import Plan
+from tlaunch.launcher.core.spec import JobSpec
+from tlaunch.launcher.store.protocol import KeyValue
+from tlaunch.topology.model import Machine, Node, Slot
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class View:
+    """Reads a mirror of the job's keys. Each value is decoded once, however often it is looked at."""
+
+    keys: Keys
+    items: Mapping[str, KeyValue]
+    _decoded: dict[str, tuple[int, object]] = field(default_factory=dict)
+
+    def one(self, cls: type[T], key: str) -> T | None:
+        """Return what stands under ``key``."""
+        kv = self.items.get(key)
+        return None if kv is None else self._decode(cls, kv)
+
+    def below(self, cls: type[T], prefix: str) -> Iterator[tuple[str, T]]:
+        """Yield (rest of the key, value) of all keys below ``prefix``."""
+        for key, kv in self.items.items():
+            if key.startswith(prefix):
+                yield key.removeprefix(prefix), self._decode(cls, kv)
+
+    def head(self) -> Plan | None:
+        """Return the current plan."""
+        last = max((key for key in self.items if key.startswith(self.keys.plans)), default=None)
+        return None if last is None else self.one(Plan, last)
+
+    def _decode(self, cls: type[T], kv: KeyValue) -> T:
+        known = self._decoded.get(kv.key)
+        if known is None or known[0] != kv.mod_revision:
+            known = (kv.mod_revision, decode(cls, kv.value, kv.key))
+            self._decoded[kv.key] = known
+        return cast("T", known[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What the controller knows that does not stand in the store: its own clock.
+
+    ``settled``: contact with the store has been unbroken for a whole lease, so that a missing registration means a lost node.
+    """
+
+    now: float
+    planned_at: float
+    started_at: float
+    settled: bool
+
+
+def snapshot(view: View, spec: JobSpec, moment: Moment, gone: frozenset[str]) -> Cluster:
+    """Build the snapshot. ``gone``: nodes that are certainly lost whatever the lease says."""
+    plan = view.head()
+    registered = {name: record.node for name, record in view.below(Registration, view.keys.agents)}
+    nodes: dict[str, Node] = dict(registered)
+    seated = frozenset(plan.nodes) if plan else frozenset[str]()
+    for name, node in view.below(Node, view.keys.nodes):
+        if name in seated:
+            nodes.setdefault(name, node)
+    alive = frozenset(registered) | (frozenset() if moment.settled else seated)
+    stop = view.one(Stop, view.keys.stop)
+    return Cluster(
+        spec=spec,
+        machine=Machine(tuple(sorted(nodes.values(), key=_physical_order))),
+        alive=alive - gone,
+        plan=plan,
+        bad=_bad(view, nodes.values()),
+        exits=_exits(view, plan),
+        acked=_acked(view, plan),
+        stop=None if stop is None else (stop.reason, stop.code),
+        now=moment.now,
+        planned_at=moment.planned_at,
+        started_at=moment.started_at,
+    )
+
+
+def _physical_order(node: Node) -> tuple[Any, ...]:
+    """Pod, rack, domain, name; numbers inside names count as numbers, and an absent level comes first."""
+    return tuple(_natural(part) for part in (node.pod, node.rack, node.domain, node.name))
+
+
+def _natural(name: str | None) -> tuple[tuple[int, int, str], ...]:
+    parts = re.findall(r"\d+|\D+", name or "")
+    return tuple((0, int(part), part) if part.isdigit() else (1, 0, part) for part in parts)
+
+
+def _bad(view: View, nodes: Iterable[Node]) -> Mapping[Slot, str]:
+    bad: dict[Slot, str] = {}
+    for name, report in view.below(Report, view.keys.reports):
+        bad.update({Slot(name, index): reason for index, reason in report.bad.items()})
+    for target, drain in view.below(Drain, view.keys.drain("")):
+        node = next((node for node in nodes if node.name == target), None)
+        slots = [Slot(target, index) for index in range(node.slots)] if node else [Slot.parse(target)]
+        bad.update({slot: drain.reason for slot in slots if slot not in bad})
+    return bad
+
+
+def _exits(view: View, plan: Plan | None) -> Mapping[int, Exit]:
+    """How ranks of the current generation ended. A report counts only from the node on which the plan has the rank."""
+    exits: dict[int, Exit] = {}
+    if plan is None:
+        return exits
+    for name, report in view.below(Report, view.keys.reports):
+        if report.generation != plan.generation:
+            continue
+        for rank, ended in report.exits.items():
+            if rank < plan.world_size and plan.seats[rank].slot.node == name:
+                exits[rank] = ended
+    return exits
+
+
+def _acked(view: View, plan: Plan | None) -> frozenset[str]:
+    """Return the nodes that have applied the plan; one for which nothing changed has nothing to apply."""
+    if plan is None:
+        return frozenset()
+    unchanged = {
+        name for name, given in view.below(Assignment, view.keys.assigns) if given.generation < plan.generation
+    }
+    acked = {name for name, ack in view.below(Ack, view.keys.acks) if ack.generation >= plan.generation}
+    return frozenset(unchanged | acked)
