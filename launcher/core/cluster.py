@@ -15,10 +15,11 @@ from tlaunch.topology.model import Machine, Slot
 class Cluster:
     """What the controller knows at one moment.
 
-    ``machine``: every registered node, and every lost one that the plan still names. ``alive``: the names of the nodes whose agent is
-    registered (or must still be assumed to be). ``bad``: slots reported bad or drained, with the reason. ``exits``: for the
-    ranks of the *current* generation whose process has ended, how. ``acked``: nodes that have applied the current plan. ``now`` and
-    ``planned_at`` are seconds on the controller's monotonic clock; ``started_at`` is when the job began to wait for nodes.
+    ``machine``: every registered node, and every lost one that the plan still names. ``alive``: the names of the nodes
+    whose agent is registered (or must still be assumed to be). ``bad``: slots reported bad or drained, with the reason.
+    ``exits``: for the ranks of the *current* generation whose process has ended, how. ``acked``: nodes that have
+    applied the current plan. ``now`` and ``planned_at`` are seconds on the controller's monotonic clock; ``started_at``
+    is when the job began to wait for nodes.
     """
 
     spec: JobSpec

@@ -11,8 +11,9 @@ from tlaunch.topology.model import Slot
 class Exit:
     """How a process ended. ``code`` and ``signal`` both ``None``: it is gone, and nobody could tell how.
 
-    ``message`` is the last line of its first traceback, ``traceback`` all of it (from the torchelastic error file, if it wrote one).
-    ``time`` is the wall time in seconds at which it was noticed; it serves only to find which of several failures came first.
+    ``message`` is the last line of its first traceback, ``traceback`` all of it (from the torchelastic error file, if
+    it wrote one). ``time`` is the wall time in seconds at which it was noticed; it serves only to find which of several
+    failures came first.
     """
 
     code: int | None = None

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-
-from collections.abc import Mapping
 
 from tlaunch.launcher.core.events import Event
 from tlaunch.topology.mesh import Mesh
@@ -35,10 +34,10 @@ class Result:
 
 @dataclass(frozen=True)
 class Plan:
-    """One generation. ``seats`` are sorted by rank, 0 .. world_size-1; a plan with a ``result`` has none and ends the job.
+    """One generation: ``seats`` sorted by rank, 0 .. world_size-1. A plan with a ``result`` ends the job and has none.
 
-    ``bad`` are the slots that are not used any more, with the reason; ``restarts`` counts failures of the job's own code.
-    ``events`` led to this plan; ``decisions`` says what was decided, a sentence each, and ``reasons`` why.
+    ``bad`` are the slots that are not used any more, with the reason; ``restarts`` counts failures of the job's own
+    code. ``events`` led to this plan; ``decisions`` says what was decided, a sentence each, and ``reasons`` why.
     """
 
     generation: int

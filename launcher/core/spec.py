@@ -12,10 +12,11 @@ from tlaunch.topology.model import Scope
 class JobSpec:
     """One launch of one script.
 
-    ``nodes``: how many agents must register before the job starts. ``spares``: slots without a rank. ``max_restarts``: how many
-    failures of the job's own code are forgiven. ``swap_scope``: how far a rank may move. ``min_world``: the fewest ranks that the
-    job may shrink to. ``start_timeout``: seconds until all nodes must have registered. ``ack_timeout``: seconds an agent has to apply
-    a plan before its node counts as failed. ``script`` is for people to read; agents run what their own command line names.
+    ``nodes``: how many agents must register before the job starts. ``spares``: slots without a rank. ``max_restarts``:
+    how many failures of the job's own code are forgiven. ``swap_scope``: how far a rank may move. ``min_world``: the
+    fewest ranks that the job may shrink to. ``start_timeout``: seconds until all nodes must have registered.
+    ``ack_timeout``: seconds an agent has to apply a plan before its node counts as failed. ``script`` is for people to
+    read; agents run what their own command line names.
     """
 
     job_id: str
