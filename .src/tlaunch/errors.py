@@ -1,7 +1,7 @@
 """The one tree of exceptions.
 
-``str(error)`` is one clear line: what happened, where, and what was expected or what to do next. The command line prints
-it and leaves with ``exit_code``.
+``str(error)`` is one clear line: what happened, where, and what was expected or what to do next. The command line
+prints it and leaves with ``exit_code``.
 """
 
 from __future__ import annotations

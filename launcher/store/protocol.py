@@ -1,11 +1,11 @@
 """The store protocol: the few operations of etcd v3 that tlaunch needs, and what each may answer.
 
-Every write has three outcomes. *Done*: the call returns. *Lost the comparison*: ``txn`` returns with ``succeeded`` false.
-*Unknown*: ``StoreUnknown`` is raised, because the deadline passed or the connection broke after the request was sent; the
-write may or may not have happened, and the caller must read before it goes on.
+Every write has three outcomes. *Done*: the call returns. *Lost the comparison*: ``txn`` returns with ``succeeded``
+false. *Unknown*: ``StoreUnknown`` is raised, because the deadline passed or the connection broke after the request was
+sent; the write may or may not have happened, and the caller must read before it goes on.
 
-Every call has a deadline (``timeout`` in seconds, the implementation's default when ``None``). Keys are text, values bytes.
-Revisions are those of etcd: one counter for the whole store that each write raises by one.
+Every call has a deadline (``timeout`` in seconds, the implementation's default when ``None``). Keys are text, values
+bytes. Revisions are those of etcd: one counter for the whole store that each write raises by one.
 """
 
 from __future__ import annotations
@@ -116,7 +116,8 @@ class Change:
 class Changes:
     """What one message of a watch brings: changes up to ``revision``, oldest first.
 
-    ``changes`` may be empty: then all that is said is that the watch is alive and has seen everything up to ``revision``.
+    ``changes`` may be empty: then all that is said is that the watch is alive and has seen everything up to
+    ``revision``.
     """
 
     changes: tuple[Change, ...]
@@ -142,8 +143,8 @@ class LeaseLost(StoreError):
 class Lease(Protocol):
     """A lease that a background task keeps alive until ``revoke`` is called or contact is lost for a whole ``ttl``.
 
-    Validity is judged on the local monotonic clock, stamped before each keepalive was sent: ``valid`` never says true when
-    the server may already have expired the lease.
+    Validity is judged on the local monotonic clock, stamped before each keepalive was sent: ``valid`` never says true
+    when the server may already have expired the lease.
     """
 
     @property
@@ -156,7 +157,7 @@ class Lease(Protocol):
     def valid(self) -> bool: ...
 
     async def lost(self) -> None:
-        """Return when the lease is known to be lost or its local validity has run out. Never returns after ``revoke``."""
+        """Return when the lease is known to be lost or its validity has run out here. Never returns after ``revoke``."""
         ...
 
     async def revoke(self) -> None:
@@ -165,7 +166,7 @@ class Lease(Protocol):
 
 
 class Store(Protocol):
-    """An etcd v3 store. All methods may raise ``StoreUnavailable`` or ``StoreRefused``; writes also ``StoreUnknown``."""
+    """An etcd v3 store. Every method may raise ``StoreUnavailable`` or ``StoreRefused``; a write also ``StoreUnknown``."""
 
     async def get(self, key: str, *, timeout: float | None = None) -> KeyValue | None: ...
 
@@ -195,9 +196,9 @@ class Store(Protocol):
     def watch(self, prefix: str, revision: int) -> AsyncIterator[Changes]:
         """Yield every change below ``prefix`` after ``revision``, without a gap and in order.
 
-        Ends only with ``Compacted`` or ``WatchBroken`` (after which the caller lists again), ``StoreRefused``, or when the
-        iterator is closed. A silent stream is probed with progress requests and ``WatchBroken`` is raised when the deadline
-        passes without an answer.
+        Ends only with ``Compacted`` or ``WatchBroken`` (after which the caller lists again), ``StoreRefused``, or when
+        the iterator is closed. A silent stream is probed with progress requests and ``WatchBroken`` is raised when the
+        deadline passes without an answer.
         """
         ...
 
