@@ -157,7 +157,7 @@ class Lease(Protocol):
     def valid(self) -> bool: ...
 
     async def lost(self) -> None:
-        """Return when the lease is known to be lost or its validity has run out here. Never returns after ``revoke``."""
+        """Return when the lease is lost or its validity has run out on our clock. Never returns after ``revoke``."""
         ...
 
     async def revoke(self) -> None:
@@ -166,7 +166,7 @@ class Lease(Protocol):
 
 
 class Store(Protocol):
-    """An etcd v3 store. Every method may raise ``StoreUnavailable`` or ``StoreRefused``; a write also ``StoreUnknown``."""
+    """An etcd v3 store. All methods may raise ``StoreUnavailable`` or ``StoreRefused``, writes ``StoreUnknown`` too."""
 
     async def get(self, key: str, *, timeout: float | None = None) -> KeyValue | None: ...
 
