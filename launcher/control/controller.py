@@ -41,7 +41,7 @@ class Controller:
     contact_since: Callable[[], float | None]
     _started_at: float = field(default_factory=time.monotonic)
     _planned: tuple[int, float] = (0, 0.0)
-    _gone: frozenset[str] = frozenset()
+    _struck: dict[str, int] = field(default_factory=dict)
     _suspected_at: float | None = None
 
     async def run(self) -> None:
@@ -69,7 +69,7 @@ class Controller:
         if plan is not None and plan.generation != self._planned[0]:
             self._planned = (plan.generation, now)
         moment = Moment(now, self._planned[1], self._started_at, settled)
-        return snapshot(view, self.spec, moment, self._gone)
+        return snapshot(view, self.spec, moment, self._gone(view))
 
     async def _decide(self, view: View, cluster: Cluster) -> tuple[Plan | None, float | None]:
         """Return the next plan, or how long to sleep at most."""
@@ -102,11 +102,18 @@ class Controller:
 
     async def _strike_off(self, view: View, node: str) -> None:
         """Delete a registration, so that every later controller knows too. Should its agent live after all, it registers anew."""
-        self._gone |= {node}
-        kv = view.items.get(self.keys.agent(node))
+        key = self.keys.agent(node)
+        kv = view.items.get(key)
         if kv is not None:
-            key = self.keys.agent(node)
+            self._struck[node] = kv.mod_revision
             await self.store.txn([self.fence.compare(), Compare(key, mod_revision=kv.mod_revision)], [Delete(key)])
+
+    def _gone(self, view: View) -> frozenset[str]:
+        """Return the nodes that were struck off and have not registered anew."""
+        registered = {node: view.items.get(self.keys.agent(node)) for node in self._struck}
+        return frozenset(
+            node for node, kv in registered.items() if kv is None or kv.mod_revision <= self._struck[node]
+        )
 
     def _patience(self, cluster: Cluster) -> bool:
         """Whether to wait on for a silent agent: at most until its lease must have run out."""

@@ -27,6 +27,7 @@ class Listener:
     """The agent's side: greets whoever connects with the agent's incarnation, and closes."""
 
     def __init__(self, incarnation: str) -> None:
+        self.incarnation = incarnation
         self._greeting = incarnation.encode() + b"\n"
         self._server: asyncio.Server | None = None
 

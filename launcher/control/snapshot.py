@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
@@ -82,7 +82,7 @@ def snapshot(view: View, spec: JobSpec, moment: Moment, gone: frozenset[str]) ->
         machine=Machine(tuple(sorted(nodes.values(), key=_physical_order))),
         alive=alive - gone,
         plan=plan,
-        bad=_bad(view, nodes.values()),
+        bad=_bad(view, tuple(nodes.values())),
         exits=_exits(view, plan),
         acked=_acked(view, plan),
         stop=None if stop is None else (stop.reason, stop.code),
@@ -102,15 +102,19 @@ def _natural(name: str | None) -> tuple[tuple[int, int, str], ...]:
     return tuple((0, int(part), part) if part.isdigit() else (1, 0, part) for part in parts)
 
 
-def _bad(view: View, nodes: Iterable[Node]) -> Mapping[Slot, str]:
+def _bad(view: View, nodes: Collection[Node]) -> Mapping[Slot, str]:
     bad: dict[Slot, str] = {}
     for name, report in view.below(Report, view.keys.reports):
         bad.update({Slot(name, index): reason for index, reason in report.bad.items()})
     for target, drain in view.below(Drain, view.keys.drain("")):
-        node = next((node for node in nodes if node.name == target), None)
-        slots = [Slot(target, index) for index in range(node.slots)] if node else [Slot.parse(target)]
+        slots = [slot for node in nodes for slot in node_slots(node) if target in (node.name, str(slot))]
         bad.update({slot: drain.reason for slot in slots if slot not in bad})
     return bad
+
+
+def node_slots(node: Node) -> tuple[Slot, ...]:
+    """Return the slots of one node."""
+    return tuple(Slot(node.name, index) for index in range(node.slots))
 
 
 def _exits(view: View, plan: Plan | None) -> Mapping[int, Exit]:

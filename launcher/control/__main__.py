@@ -1,0 +1,58 @@
+"""``python -m tlaunch.launcher.control``: one agent."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+
+from tlaunch.errors import TlaunchError
+from tlaunch.launcher.control.agent import Agent
+from tlaunch.launcher.control.config import AgentConfig
+from tlaunch.launcher.control.layout import Keys
+from tlaunch.launcher.control.output import Output, standard_output
+from tlaunch.launcher.core.codec import decode
+from tlaunch.launcher.control.policies import load_policy
+from tlaunch.launcher.core.spec import JobSpec
+from tlaunch.launcher.store.endpoints import Endpoints
+from tlaunch.launcher.store.etcd import connect
+from tlaunch.launcher.store.protocol import StoreError
+
+
+def main() -> int:
+    """Run one agent until its job has ended. Standard output carries what the ranks print, one JSON object a line."""
+    config = AgentConfig.parse(sys.argv[1:])
+    logging.basicConfig(
+        level=os.environ.get("TLAUNCH_LOG_LEVEL", "INFO"), format=f"%(asctime)s {config.node.name} %(levelname)s %(message)s"
+    )
+    try:
+        return asyncio.run(_run(config))
+    except TlaunchError as error:
+        logging.error("%s", error)  # noqa: LOG015, TRY400  # the one clear line, for the launcher to show
+        return error.exit_code
+
+
+async def _run(config: AgentConfig) -> int:
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    store = await connect(Endpoints.from_environment(os.environ))
+    try:
+        keys = Keys(config.job)
+        kv = await store.get(keys.spec)
+        if kv is None:
+            raise StoreError(f"job {config.job} does not exist in the store: expected its launcher to have written {keys.spec}")
+        output = Output(await standard_output())
+        agent = Agent(config, store, decode(JobSpec, kv.value, keys.spec), load_policy(config.policy), output)
+        await agent.run()
+    except asyncio.CancelledError:
+        return 128 + signal.SIGTERM
+    finally:
+        await store.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

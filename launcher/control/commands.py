@@ -1,0 +1,41 @@
+"""An operator's trials of failures, carried out by the agent of the node: real kills, not pretended ones."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from typing import NoReturn
+
+from tlaunch.launcher.control.layout import Keys
+from tlaunch.launcher.control.records import FailSlot, KillNode, KillRank, NodeCommand
+from tlaunch.launcher.control.slots import Slots
+from tlaunch.launcher.core.codec import decode
+from tlaunch.launcher.store.mirror import Mirror
+from tlaunch.launcher.store.protocol import Compare, Delete, Store
+
+log = logging.getLogger(__name__)
+
+
+async def obey(store: Store, keys: Keys, node: str, slots: Slots) -> NoReturn:
+    """Carry out the commands for this node, for ever. Each is deleted before it is done, so that none is done twice."""
+    async with Mirror(store, keys.node_commands(node)) as mirror:
+        while True:
+            for key, kv in sorted(mirror.items.items()):
+                taken = await store.txn([Compare(key, mod_revision=kv.mod_revision)], [Delete(key)])
+                if taken.succeeded:
+                    _do(decode(NodeCommand, kv.value, key), slots)
+            await mirror.changed(None)
+
+
+def _do(command: NodeCommand, slots: Slots) -> None:
+    log.warning("operator: %s", command)
+    match command:
+        case KillRank(rank):
+            if not slots.kill(rank):
+                log.warning("rank %d does not run here any more", rank)
+        case FailSlot(index, reason):
+            slots.fail(index, reason)
+        case KillNode():
+            # The lifelines of everything that runs here hang on this process.
+            os.kill(os.getpid(), signal.SIGKILL)

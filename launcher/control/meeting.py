@@ -1,0 +1,91 @@
+"""Where the ranks of one generation meet: a store process beside rank 0, on a port that is fresh for each generation.
+
+The agent of rank 0's node binds the port itself and publishes it before the store process is up: connections queue in the
+socket's backlog, so nobody waits for it and no port can be taken by somebody else in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from dataclasses import dataclass
+
+from tlaunch.errors import TlaunchError
+from tlaunch.launcher.control.layout import Keys
+from tlaunch.launcher.control.records import Rendezvous
+from tlaunch.launcher.control.spawn import Process, Work, Zygote
+from tlaunch.launcher.core.codec import decode, encode
+from tlaunch.launcher.store.protocol import Store, StoreError, StoreRefused, WatchBroken
+
+BACKLOG = 4096
+STORE_MODULE = "tlaunch.launcher.elastic.tcpstore"
+
+
+class NoMeeting(TlaunchError):
+    """Rank 0's node has not opened the rendezvous in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Meeting:
+    """An open rendezvous and the process that serves it."""
+
+    place: Rendezvous
+    process: Process
+
+
+async def open_meeting(zygote: Zygote, host: str, log: str) -> Meeting:
+    """Bind a free port of ``host`` and start the store process on it. ``log`` is the path for what the process prints."""
+    listener = socket.create_server((host, 0), backlog=BACKLOG)
+    try:
+        place = Rendezvous(host, listener.getsockname()[1])
+        process = await zygote.standby()
+        work = Work(
+            argv=(STORE_MODULE, host, str(place.port)),
+            module=True,
+            env=dict(os.environ),
+            cwd="/",
+            stdout=log,
+            stderr=log,
+            mode="fork",
+            fds=(listener.fileno(),),
+        )
+        try:
+            await process.start(work)
+        except BaseException:
+            process.kill(signal.SIGKILL)
+            raise
+    finally:
+        listener.close()
+    return Meeting(place, process)
+
+
+async def find_meeting(store: Store, keys: Keys, generation: int, *, timeout: float, retry: float) -> Rendezvous:
+    """Wait until the rendezvous of a generation has been published, for ``timeout`` seconds at most."""
+    key = keys.rendezvous(generation)
+    try:
+        async with asyncio.timeout(timeout):
+            while True:
+                try:
+                    return decode(Rendezvous, await _await_key(store, key), key)
+                except StoreRefused:
+                    raise
+                except StoreError:
+                    await asyncio.sleep(retry)
+    except TimeoutError:
+        raise NoMeeting(
+            f"generation {generation}: the node of rank 0 has not opened the rendezvous within {timeout:g} s"
+        ) from None
+
+
+async def _await_key(store: Store, key: str) -> bytes:
+    listing = await store.list(key)
+    for kv in listing.items:
+        if kv.key == key:
+            return kv.value
+    async for changes in store.watch(key, listing.revision):
+        for change in changes.changes:
+            if change.key == key and change.kv is not None:
+                return change.kv.value
+    raise WatchBroken(f"the watch on {key} ended")

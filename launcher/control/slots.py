@@ -1,0 +1,220 @@
+"""The processes of one node: a worker in each slot that has a rank, a standby in each that has none."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tlaunch.errors import TlaunchError
+from tlaunch.launcher.control.output import Output
+from tlaunch.launcher.control.records import Rendezvous, Report
+from tlaunch.launcher.control.spawn import Process, SpawnError, Work, Zygote
+from tlaunch.launcher.control.timing import Timing
+from tlaunch.launcher.core.assign import AssignedSeat, Assignment, Generation
+from tlaunch.launcher.core.environment import worker_environment
+from tlaunch.launcher.core.events import Exit
+from tlaunch.topology.model import Node
+
+log = logging.getLogger(__name__)
+
+IN_PLACE = -1
+"""The key of the standby that waits for a restart in place; it belongs to no slot."""
+
+
+class Stuck(TlaunchError):
+    """A process did not die of SIGKILL in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What every rank runs, from the agent's own command line, and where its output goes."""
+
+    job: str
+    argv: tuple[str, ...]
+    module: bool
+    start: Literal["fork", "fresh"]
+    cwd: str
+    env: Mapping[str, str]
+    log_dir: Path
+    gpus: bool
+
+
+@dataclass(slots=True)
+class Running:
+    """The live process of a rank. ``yielding``: we end it ourselves, so that its exit is no news."""
+
+    seat: AssignedSeat
+    process: Process
+    yielding: bool = False
+
+
+class Slots:
+    """Makes what runs equal to what the assignment asks for. ``changed`` is called whenever the report has changed."""
+
+    def __init__(
+        self,
+        node: Node,
+        program: Program,
+        zygote: Callable[[], Awaitable[Zygote]],
+        output: Output,
+        timing: Timing,
+        changed: Callable[[], None],
+    ) -> None:
+        self._node = node
+        self._program = program
+        self._zygote = zygote
+        self._output = output
+        self._timing = timing
+        self._changed = changed
+        self._running: dict[int, Running] = {}
+        self._standbys: dict[int, Process] = {}
+        self._exits: dict[int, Exit] = {}
+        self._bad: dict[int, str] = {}
+        self._generation = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def report(self) -> Report:
+        return Report(self._generation, dict(self._exits), dict(self._bad))
+
+    async def yield_stale(self, head: Generation, assignment: Assignment) -> None:
+        """End every process that the assignment does not ask for, and forget how ranks of older generations ended."""
+        if head.number != self._generation:
+            self._generation = head.number
+            self._exits.clear()
+        wanted = {seat.index: (seat.rank, seat.since) for seat in assignment.seats}
+        stale = [
+            running
+            for index, running in self._running.items()
+            if wanted.get(index) != (running.seat.rank, running.seat.since)
+        ]
+        await self._end(stale, self._timing.yield_grace)
+        self._dismiss(index for index in self._standbys if index in self._bad or index in assignment.bad)
+
+    def to_start(self, assignment: Assignment) -> tuple[AssignedSeat, ...]:
+        """Return the seats that have no process yet and are not known to have failed."""
+        return tuple(
+            seat
+            for seat in assignment.seats
+            if seat.index not in self._running and seat.rank not in self._exits and seat.index not in self._bad
+        )
+
+    async def start(self, head: Generation, assignment: Assignment, place: Rendezvous) -> None:
+        """Start a process in every seat that needs one. One that cannot be started is reported like one that failed."""
+        await asyncio.gather(*(self._start(head, assignment, seat, place) for seat in self.to_start(assignment)))
+
+    async def warm(self, assignment: Assignment | None) -> None:
+        """See to it that a standby waits in each slot without a rank, and one more where ranks run, for a restart in place."""
+        seated = {seat.index for seat in assignment.seats} if assignment else set[int]()
+        bad = self._bad.keys() | set(assignment.bad if assignment else ())
+        wanted = {index for index in range(self._node.slots) if index not in seated and index not in bad}
+        if seated:
+            wanted.add(IN_PLACE)
+        self._dismiss(index for index in self._standbys if index not in wanted)
+        for index in sorted(wanted - self._standbys.keys()):
+            self._standbys[index] = await self._standby(index)
+
+    def kill(self, rank: int) -> bool:
+        """SIGKILL the process of a rank, as an operator's trial; false when it does not run here."""
+        for running in self._running.values():
+            if running.seat.rank == rank:
+                running.process.kill(signal.SIGKILL)
+                return True
+        return False
+
+    def fail(self, index: int, reason: str) -> None:
+        """A slot is bad: report it, and end what runs there."""
+        self._bad[index] = reason
+        running = self._running.get(index)
+        if running is not None:
+            running.yielding = True
+            running.process.kill(signal.SIGKILL)
+        self._dismiss([index] if index in self._standbys else [])
+        self._changed()
+
+    async def stop(self, grace: float) -> None:
+        """End everything: SIGTERM, ``grace`` seconds, SIGKILL."""
+        self._dismiss(tuple(self._standbys))
+        await self._end(tuple(self._running.values()), grace)
+
+    def _dismiss(self, indices: Iterable[int]) -> None:
+        for index in tuple(indices):
+            self._standbys.pop(index).kill(signal.SIGKILL)
+
+    async def _standby(self, index: int) -> Process:
+        zygote = await self._zygote()
+        return await zygote.standby(index if self._program.gpus and index != IN_PLACE else None)
+
+    async def _take_standby(self, seat: AssignedSeat) -> Process:
+        """Prefer the slot's own standby, then the one for restarts in place, then a new one."""
+        for index in (seat.index, IN_PLACE):
+            process = self._standbys.pop(index, None)
+            if process is None or process.ended.done():
+                continue
+            if self._program.gpus and index == seat.index and seat.local_rank != seat.index:
+                # Its CUDA context is on the device that this slot is by default, not by the seat's LOCAL_RANK.
+                process.kill(signal.SIGKILL)
+                continue
+            return process
+        return await self._standby(IN_PLACE)
+
+    async def _start(self, head: Generation, assignment: Assignment, seat: AssignedSeat, place: Rendezvous) -> None:
+        program = self._program
+        folder = program.log_dir / f"generation-{head.number}" / f"rank-{seat.rank}"
+        out, err = str(folder / "stdout.log"), str(folder / "stderr.log")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            environment = worker_environment(
+                program.env,
+                generation=head,
+                assignment=assignment,
+                seat=seat,
+                node=self._node,
+                master=(place.host, place.port),
+                job_id=program.job,
+                error_file=str(folder / "error.json"),
+                gpus=program.gpus,
+            )
+            process = await self._take_standby(seat)
+            running = Running(seat, process)
+            self._running[seat.index] = running
+            process.ended.add_done_callback(lambda future: self._ended(running, future.result()))
+            self._output.follow(seat.rank, "out", out)
+            self._output.follow(seat.rank, "err", err)
+            await process.start(
+                Work(program.argv, program.module, environment, program.cwd, out, err, program.start)
+            )
+        except (SpawnError, OSError) as error:
+            log.error("rank %d could not be started: %s", seat.rank, error)  # noqa: TRY400  # one line says it all
+            self._running.pop(seat.index, None)
+            self._exits[seat.rank] = Exit(message=f"could not be started: {error}")
+            self._changed()
+
+    def _ended(self, running: Running, ended: Exit) -> None:
+        if self._running.get(running.seat.index) is running:
+            del self._running[running.seat.index]
+        self._output.finish(running.seat.rank)
+        if not running.yielding:
+            self._exits[running.seat.rank] = ended
+            self._changed()
+
+    async def _end(self, ending: Iterable[Running], grace: float) -> None:
+        ending = tuple(ending)
+        if not ending:
+            return
+        for running in ending:
+            running.yielding = True
+            running.process.kill(signal.SIGTERM)
+        waiting = [asyncio.shield(running.process.ended) for running in ending]
+        _, late = await asyncio.wait(waiting, timeout=grace)
+        if late:
+            for running in ending:
+                running.process.kill(signal.SIGKILL)
+            _, late = await asyncio.wait(waiting, timeout=self._timing.reap)
+        if late:
+            raise Stuck(f"{len(late)} processes on {self._node.name} did not die of SIGKILL within {self._timing.reap:g} s")

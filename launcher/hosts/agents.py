@@ -1,0 +1,92 @@
+"""Agents as child processes of the launcher: how a job's nodes run on one machine."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tlaunch.launcher.control.config import AgentConfig
+from tlaunch.launcher.observe.view import View
+from tlaunch.launcher.process.lifeline import Lifeline
+
+LINE_LIMIT = 1 << 17
+TAIL = 4096
+
+
+@dataclass
+class AgentProcess:
+    """One agent. Its standard output carries its ranks' lines; its own log goes to a file. ``ended`` is called once."""
+
+    config: AgentConfig
+    env: Mapping[str, str]
+    view: View
+    ended: Callable[[], None]
+    _lifeline: Lifeline = field(default_factory=Lifeline)
+    _process: asyncio.subprocess.Process | None = None
+    _relay: asyncio.Task[None] | None = None
+
+    @property
+    def name(self) -> str:
+        return self.config.node.name
+
+    @property
+    def log(self) -> Path:
+        return self.config.log_dir / "agents" / f"{self.name}.log"
+
+    @property
+    def code(self) -> int | None:
+        """The exit code; ``None`` while it runs."""
+        return None if self._process is None else self._process.returncode
+
+    async def start(self) -> None:
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
+            # -P: a logging.py in the user's working directory must not take the place of the standard library's.
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", "-m", "tlaunch.launcher.control", *self.config.command()),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+                env={**os.environ, **self.env},
+                limit=LINE_LIMIT,
+                **self._lifeline.popen_kwargs(),
+            )
+        self._relay = asyncio.create_task(self._relay_lines())
+
+    async def finish(self, grace: float) -> None:
+        """Wait for the agent to end by itself; after ``grace`` seconds it is killed with everything that runs under it."""
+        if self._process is not None and self._relay is not None:
+            await asyncio.wait([self._relay], timeout=grace)
+            self._lifeline.close()
+            await self._relay
+        self._lifeline.close()
+
+    def kill(self) -> None:
+        """Kill it at once, with everything that runs under it."""
+        self._lifeline.close()
+
+    def last_words(self) -> str:
+        """Return the last line of the agent's log."""
+        try:
+            with self.log.open("rb") as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
+                lines = file.read().decode(errors="replace").splitlines()
+        except OSError:
+            return ""
+        return lines[-1] if lines else ""
+
+    async def _relay_lines(self) -> None:
+        """Hand on what the ranks print until the agent has ended."""
+        process = self._process
+        assert process is not None
+        assert process.stdout is not None
+        async for line in process.stdout:
+            record = json.loads(line)
+            self.view.worker_line(record["rank"], record["stream"], record["text"])
+        await process.wait()
+        self.ended()
