@@ -1,11 +1,12 @@
 """The machine as a tree: nodes with coordinates, and the slots on them.
 
-Levels from widest to narrowest: pod, rack, NVLink domain, node, GPU. A level may be absent (``None``): the node then has no
-neighbours at that level.
+Levels from widest to narrowest: pod, rack, NVLink domain, node, GPU. A level may be absent (``None``): the node then
+has no neighbours at that level.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -51,12 +52,23 @@ class Node:
     rack: str | None = None
     pod: str | None = None
 
+    @property
+    def domain_key(self) -> tuple[str, str]:
+        """What the nodes of one NVLink domain have in common; a node without a domain is one by itself."""
+        return ("node", self.name) if self.domain is None else ("domain", self.domain)
+
 
 @dataclass(frozen=True)
 class Machine:
-    """The nodes of a job in their physical order (pod, rack, domain, then as described)."""
+    """The nodes of a job in their physical order (pod, rack, domain, then as described). Names are unique."""
 
     nodes: tuple[Node, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.by_name) < len(self.nodes):
+            counts = Counter(node.name for node in self.nodes)
+            twice = next(name for name, count in counts.items() if count > 1)
+            raise TopologyError(f"node {twice} stands twice in the machine; expected every name once")
 
     @cached_property
     def by_name(self) -> Mapping[str, Node]:
@@ -66,6 +78,18 @@ class Machine:
     def slots(self) -> tuple[Slot, ...]:
         """Every slot of every node, in order."""
         return tuple(Slot(node.name, index) for node in self.nodes for index in range(node.slots))
+
+    @cached_property
+    def position(self) -> Mapping[Slot, int]:
+        """Where each slot stands in ``slots``."""
+        return {slot: index for index, slot in enumerate(self.slots)}
+
+    def node_of(self, slot: Slot) -> Node:
+        """Return the node of a slot."""
+        node = self.by_name.get(slot.node)
+        if node is None:
+            raise TopologyError(f"{slot}: the machine has no node {slot.node}")
+        return node
 
     def without(self, nodes: Iterable[str]) -> Machine:
         """Return the machine without some of its nodes."""

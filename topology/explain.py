@@ -1,0 +1,98 @@
+"""One sentence for each choice: log line, reason in the plan and test oracle at once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+
+from tlaunch.topology.mesh import Mesh
+from tlaunch.topology.model import Machine, Node, Scope, Slot, distance
+
+SHARED = {
+    1: "same node",
+    2: "same NVLink domain",
+    3: "same rack",
+    4: "another rack of the same pod",
+    5: "nothing nearer was free",
+}
+"""What two slots have in common, by their distance."""
+
+REGION: Mapping[Scope, str] = {
+    "node": "on the same node",
+    "domain": "in the same NVLink domain",
+    "rack": "in the same rack",
+    "any": "anywhere",
+}
+"""Where a scope lets a rank go."""
+
+
+def count(number: int, noun: str) -> str:
+    """Write ``1 spare``, ``7 spares``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def spares_left(machine: Machine, near: Node, spares: Iterable[Slot]) -> str:
+    """Say how many of ``spares`` are in the rack of ``near``, or in the whole machine where there are no racks."""
+    if near.rack is None:
+        return f"{count(len(tuple(spares)), 'spare')} left"
+    here = sum(machine.node_of(slot).rack == near.rack for slot in spares)
+    return f"{count(here, 'spare')} left in {near.rack}"
+
+
+def move(machine: Machine, rank: int, old: Slot, new: Slot, spares: Iterable[Slot]) -> str:
+    """Say where a rank goes and why that is near. ``spares``: what is left afterwards."""
+    target = machine.node_of(new)
+    shared = SHARED[distance(machine.node_of(old), target)]
+    return f"rank {rank}: {old} -> {new}; {shared}; {spares_left(machine, target, spares)}"
+
+
+def no_spare(machine: Machine, rank: int, old: Slot, within: Scope) -> str:
+    """Say that a rank finds no place."""
+    node = machine.node_of(old)
+    name = {"node": node.name, "domain": node.domain, "rack": node.rack, "any": None}[within]
+    where = f" ({name})" if name else ""
+    return f"rank {rank}: {old} has no spare {REGION[within]}{where}"
+
+
+def ranks(numbers: Iterable[int]) -> str:
+    """Write ``0-3,8`` for ``0, 1, 2, 3, 8``."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def placement_reasons(
+    machine: Machine, mesh: Mesh, seats: Mapping[int, Slot], spares: Sequence[Slot]
+) -> tuple[str, ...]:
+    """Say where the ranks are, how well their groups lie, and where the spares are."""
+    nodes = len({slot.node for slot in seats.values()})
+    name, size = mesh.dims[-1]
+    broken = _split(seats, lambda rank: rank // size, lambda slot: machine.node_of(slot).domain_key)
+    groups = mesh.size // size
+    lines = [
+        f"{count(mesh.size, 'rank')} on {count(nodes, 'node')}",
+        f"{groups - broken} of {count(groups, 'group')} of {name}={size} in one NVLink domain each",
+    ]
+    if mesh.replica_size > 1:
+        across = _split(seats, mesh.replica_of, lambda slot: machine.node_of(slot).rack)
+        lines.append(f"{mesh.replicas - across} of {count(mesh.replicas, 'replica')} in one rack each")
+    lines.append(_spread(machine, spares))
+    return tuple(lines)
+
+
+def _split(seats: Mapping[int, Slot], group: Callable[[int], int], place: Callable[[Slot], Hashable]) -> int:
+    """Count the groups of ranks that lie in more than one place."""
+    places: dict[int, set[Hashable]] = {}
+    for rank, slot in seats.items():
+        places.setdefault(group(rank), set()).add(place(slot))
+    return sum(len(found) > 1 for found in places.values())
+
+
+def _spread(machine: Machine, spares: Sequence[Slot]) -> str:
+    racks = Counter(machine.node_of(slot).rack or "no rack" for slot in spares)
+    places = ": " + ", ".join(f"{number} in {rack}" for rack, number in racks.items()) if racks else ""
+    return count(len(spares), "spare") + places
