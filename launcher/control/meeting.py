@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import socket
 from dataclasses import dataclass
 
 from tlaunch.errors import TlaunchError
 from tlaunch.launcher.control.layout import Keys
 from tlaunch.launcher.control.records import Rendezvous
-from tlaunch.launcher.control.spawn import Process, Work, Zygote
+from tlaunch.launcher.control.spawn import Process, Zygote
 from tlaunch.launcher.core.codec import decode, encode
+from tlaunch.launcher.process.messages import Work
 from tlaunch.launcher.store.protocol import Store, StoreError, StoreRefused, WatchBroken
 
 BACKLOG = 4096
 STORE_MODULE = "tlaunch.launcher.elastic.tcpstore"
+LISTEN_FD = "TLAUNCH_LISTEN_FD"
 
 
 class NoMeeting(TlaunchError):
@@ -48,14 +49,9 @@ async def open_meeting(zygote: Zygote, host: str, log: str) -> Meeting:
             cwd="/",
             stdout=log,
             stderr=log,
-            mode="fork",
-            fds=(listener.fileno(),),
+            fds={LISTEN_FD: listener.fileno()},
         )
-        try:
-            await process.start(work)
-        except BaseException:
-            process.kill(signal.SIGKILL)
-            raise
+        process.start(work)
     finally:
         listener.close()
     return Meeting(place, process)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,13 @@ from typing import Literal
 from tlaunch.errors import TlaunchError
 from tlaunch.launcher.control.output import Output
 from tlaunch.launcher.control.records import Rendezvous, Report
-from tlaunch.launcher.control.spawn import Process, SpawnError, Work, Zygote
+from tlaunch.launcher.control.spawn import Process, SpawnError, Zygote
 from tlaunch.launcher.control.timing import Timing
 from tlaunch.launcher.core.assign import AssignedSeat, Assignment, Generation
 from tlaunch.launcher.core.environment import worker_environment
 from tlaunch.launcher.core.events import Exit
+from tlaunch.launcher.process import messages
+from tlaunch.launcher.process.messages import Work
 from tlaunch.topology.model import Node
 
 log = logging.getLogger(__name__)
@@ -148,7 +151,7 @@ class Slots:
 
     async def _standby(self, index: int) -> Process:
         zygote = await self._zygote()
-        return await zygote.standby(index if self._program.gpus and index != IN_PLACE else None)
+        return await zygote.standby(cuda_device=index if self._program.gpus and index != IN_PLACE else None)
 
     async def _take_standby(self, seat: AssignedSeat) -> Process:
         """Prefer the slot's own standby, then the one for restarts in place, then a new one."""
@@ -186,8 +189,16 @@ class Slots:
             process.ended.add_done_callback(lambda future: self._ended(running, future.result()))
             self._output.follow(seat.rank, "out", out)
             self._output.follow(seat.rank, "err", err)
-            await process.start(
-                Work(program.argv, program.module, environment, program.cwd, out, err, program.start)
+            process.start(
+                Work(
+                    argv=program.argv,
+                    env=environment,
+                    cwd=program.cwd,
+                    stdout=out,
+                    stderr=err,
+                    module=program.module,
+                    mode=program.start,
+                )
             )
         except (SpawnError, OSError) as error:
             log.error("rank %d could not be started: %s", seat.rank, error)  # noqa: TRY400  # one line says it all
@@ -195,12 +206,14 @@ class Slots:
             self._exits[seat.rank] = Exit(message=f"could not be started: {error}")
             self._changed()
 
-    def _ended(self, running: Running, ended: Exit) -> None:
+    def _ended(self, running: Running, ended: messages.Exit) -> None:
         if self._running.get(running.seat.index) is running:
             del self._running[running.seat.index]
         self._output.finish(running.seat.rank)
         if not running.yielding:
-            self._exits[running.seat.rank] = ended
+            self._exits[running.seat.rank] = Exit(
+                ended.code, ended.signal, ended.message, ended.traceback, time.time()
+            )
             self._changed()
 
     async def _end(self, ending: Iterable[Running], grace: float) -> None:

@@ -26,10 +26,10 @@ class ZygoteSource:
     async def get(self) -> Zygote:
         """Return a connection to a living zygote. Raises ``SpawnError`` when there is none within the deadline."""
         async with self._lock:
-            if self._zygote is None or self._zygote.closed:
+            if self._zygote is None or not self._zygote.connected:
                 await self._drop()
                 socket = self._socket or await self._start()
-                self._zygote = await Zygote.connect(socket, deadline=self._timing.warm)
+                self._zygote = await Zygote.connect(socket, timeout=self._timing.warm)
             return self._zygote
 
     async def close(self) -> None:
@@ -44,6 +44,6 @@ class ZygoteSource:
 
     async def _drop(self) -> None:
         if self._zygote is not None:
-            await self._zygote.close()
+            self._zygote.close()
             self._zygote = None
         await self._own.aclose()

@@ -1,0 +1,116 @@
+"""A real job, started as a user would: the console script, an embedded etcd, agents, and gloo ranks in steps.py."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+TLAUNCH = str(Path(sys.executable).parent / "tlaunch")
+STEPS = Path(__file__).parent / "scripts" / "steps.py"
+PATIENCE = 90.0
+"""Seconds after which something that was to happen counts as never happening; nothing waits for it on purpose."""
+
+
+@dataclass
+class Job:
+    """A running ``tlaunch``. ``folder`` is what steps.py works in, ``logs`` the log directory."""
+
+    job_id: str
+    folder: Path
+    logs: Path
+    process: subprocess.Popen[str]
+
+    def trace(self, rank: int) -> list[dict[str, Any]]:
+        """Return the steps that a rank has completed so far, in order."""
+        try:
+            lines = (self.folder / f"trace-{rank}").read_text().splitlines(keepends=True)
+        except FileNotFoundError:
+            return []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def events(self) -> list[dict[str, Any]]:
+        """Return the plans that were committed so far."""
+        try:
+            lines = (self.logs / "events.jsonl").read_text().splitlines(keepends=True)
+        except FileNotFoundError:
+            return []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def seats(self, restarts: int, world: int) -> dict[int, str]:
+        """Wait until every rank has completed a step after so many restarts, and return their slots."""
+        found: dict[int, str] = {}
+
+        def everybody() -> bool:
+            for rank in range(world):
+                for entry in reversed(self.trace(rank)):
+                    if int(entry["TORCHELASTIC_RESTART_COUNT"]) == restarts and entry["world"] == world:
+                        found[rank] = entry["TLAUNCH_SLOT"]
+                        break
+            return len(found) == world
+
+        self.until(everybody, f"all of {world} ranks to complete a step after {restarts} restarts")
+        return found
+
+    def until(self, condition: Callable[[], bool], what: str) -> None:
+        """Wait for something to happen while the job runs."""
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            if self.process.poll() is not None and not condition():
+                raise AssertionError(f"the job ended (exit code {self.process.returncode}); expected {what}\n{self.told()}")
+            if time.monotonic() > deadline:
+                raise AssertionError(f"waited {PATIENCE:g} s in vain for {what}\n{self.told()}")
+            time.sleep(0.02)
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run another tlaunch command, as from another shell."""
+        return subprocess.run([TLAUNCH, *arguments], capture_output=True, text=True, timeout=PATIENCE, check=False)
+
+    def trouble(self, rank: int, how: str, *, always: bool = False) -> None:
+        """Have a rank misbehave in its next step."""
+        draft = self.folder / "trouble.draft"
+        draft.write_text(json.dumps({"rank": rank, "how": how}))
+        draft.rename(self.folder / ("always" if always else "trouble"))
+
+    def finish(self) -> None:
+        """Have the script come to its end, and check that the job ends well."""
+        (self.folder / "finish").touch()
+        assert self.ended() == 0, self.told()
+
+    def ended(self) -> int:
+        """Wait for the launcher's end and return its exit code."""
+        return self.process.wait(PATIENCE)
+
+    def told(self) -> str:
+        """Return everything that the launcher and the agents have said."""
+        files = [self.logs.parent / "console", *sorted((self.logs / "agents").glob("*.log"))]
+        return "\n".join(f"--- {file.name}\n{file.read_text()}" for file in files if file.exists())
+
+
+@contextlib.contextmanager
+def running(tmp_path: Path, *options: str, script: Path = STEPS, arguments: tuple[str, ...] = ()) -> Iterator[Job]:
+    """Start a job and see to it that it is gone in the end."""
+    folder, logs = tmp_path / "work", tmp_path / "logs"
+    folder.mkdir()
+    job_id = f"test-{os.getpid()}-{time.monotonic_ns() % 10**9}"
+    command = [TLAUNCH, "--job-id", job_id, "--log-dir", str(logs), *options, str(script), *(arguments or (str(folder),))]
+    with (tmp_path / "console").open("w") as console:
+        process = subprocess.Popen(command, stdout=console, stderr=console, text=True, start_new_session=True, cwd=tmp_path)
+    try:
+        yield Job(job_id, folder, logs, process)
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()

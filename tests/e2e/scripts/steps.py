@@ -1,0 +1,81 @@
+"""An unmodified torchrun-style script: sums ranks step by step, resumes from its own checkpoint, and misbehaves on request.
+
+Usage: steps.py FOLDER [--steps N]
+
+FOLDER/checkpoint    the last complete step, written by rank 0
+FOLDER/trace-<rank>  one JSON line for each completed step
+FOLDER/trouble       JSON {"rank": r, "how": "raise" | "exit" | "segv"}: that rank does it, once
+FOLDER/always        the same, but for every rank on every try
+FOLDER/finish        end after the present step
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--steps", type=int, default=1_000_000)
+    given = parser.parse_args()
+    folder: Path = given.folder
+    dist.init_process_group("gloo")
+    rank, world = dist.get_rank(), dist.get_world_size()
+    checkpoint = folder / "checkpoint"
+    start = torch.zeros(1, dtype=torch.int64)
+    if rank == 0 and checkpoint.exists():
+        start[0] = int(checkpoint.read_text())
+    dist.broadcast(start, 0)
+    with (folder / f"trace-{rank}").open("a", buffering=1) as trace:
+        for step in range(int(start) + 1, given.steps + 1):
+            trouble(folder, rank)
+            total = torch.tensor([rank, int((folder / "finish").exists()) if rank == 0 else 0])
+            dist.all_reduce(total)
+            assert int(total[0]) == world * (world - 1) // 2
+            if rank == 0:
+                draft = folder / "checkpoint.draft"
+                draft.write_text(str(step))
+                draft.replace(checkpoint)
+            trace.write(json.dumps(entry(step, rank, world)) + "\n")
+            if total[1]:
+                break
+            time.sleep(0.01)
+    dist.destroy_process_group()
+
+
+def entry(step: int, rank: int, world: int) -> dict[str, object]:
+    names = ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "TORCHELASTIC_RESTART_COUNT", "TLAUNCH_SLOT", "MASTER_PORT")
+    return {"step": step, "rank": rank, "world": world, "pid": os.getpid(), **{name: os.environ[name] for name in names}}
+
+
+def trouble(folder: Path, rank: int) -> None:
+    for name in ("trouble", "always"):
+        try:
+            wanted = json.loads((folder / name).read_text())
+        except FileNotFoundError:
+            continue
+        if wanted["rank"] != rank:
+            continue
+        if name == "trouble":
+            (folder / name).unlink()
+        match wanted["how"]:
+            case "raise":
+                raise ValueError("the loss is not a number")
+            case "exit":
+                sys.exit(7)
+            case "segv":
+                os.kill(os.getpid(), signal.SIGSEGV)
+
+
+if __name__ == "__main__":
+    main()
