@@ -1,0 +1,196 @@
+"""The zygote: one process that has imported torch, from which every worker is forked.
+
+    python -m tlaunch.launcher.elastic.zygote --listen-fd FD
+
+It serves any number of agents over a unix socket (see ``tlaunch.launcher.process.messages``), forks standbys on request,
+and tells the agent that asked for one how it ended. It is single-threaded and never starts CUDA, OpenMP or autograd, none of
+which survive a fork. It installs no signal handler and no atexit handler, so that its children inherit none.
+
+Children are tied to their agent twice: by their lifeline, and by the agent's connection, whose end makes the zygote kill
+them. They are not tied to the zygote: when it dies they go on, only their exit code can no longer be known.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import os
+import selectors
+import signal
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from tlaunch.launcher.elastic.endings import describe_end
+from tlaunch.launcher.elastic.standby import Standby
+from tlaunch.launcher.process.channel import Channel, ChannelClosed, Message
+
+
+@dataclass(eq=False, slots=True)
+class _Child:
+    pid: int
+    pidfd: int
+    # Kept open here, so that a worker that closes all its descriptors stays guarded.
+    lifeline: int
+    owner: _Agent
+    env: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(eq=False, slots=True)
+class _Agent:
+    channel: Channel
+    children: dict[int, _Child] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What to do when a descriptor is ready. ``order``: messages are read before ends are reported."""
+
+    order: int
+    handle: Callable[[], Standby | None]
+
+
+class Zygote:
+    """The server loop. In a forked child ``serve`` returns the standby; in the zygote itself it never returns."""
+
+    def __init__(self, listener: socket.socket, start_env: Mapping[str, str]) -> None:
+        self._start_env = start_env
+        listener.setblocking(False)
+        self._listener = listener
+        self._selector = selectors.DefaultSelector()
+        self._agents: set[_Agent] = set()
+        self._selector.register(listener, selectors.EVENT_READ, _Source(0, self._accept))
+
+    def serve(self) -> Standby:
+        while True:
+            ready = [key.data for key, _ in self._selector.select()]
+            for source in sorted(ready, key=lambda source: source.order):
+                standby = source.handle()
+                if standby is not None:
+                    return standby
+
+    def _accept(self) -> None:
+        try:
+            sock, _ = self._listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        sock.setblocking(False)
+        agent = _Agent(Channel(sock))
+        self._agents.add(agent)
+        self._selector.register(sock, selectors.EVENT_READ, _Source(0, lambda: self._on_agent(agent)))
+
+    def _on_agent(self, agent: _Agent) -> Standby | None:
+        if agent not in self._agents:
+            return None
+        try:
+            agent.channel.flush()
+            for message, fds in agent.channel.receive():
+                standby = self._on_message(agent, message, fds)
+                if standby is not None:
+                    return standby
+        except ChannelClosed:
+            self._drop(agent)
+            return None
+        self._watch_writes(agent)
+        return None
+
+    def _on_message(self, agent: _Agent, message: Message, fds: list[int]) -> Standby | None:
+        if "fork" in message:
+            return self._fork(agent, message, fds)
+        child = agent.children.get(message["started"])
+        if child is not None:
+            child.env = message["env"]
+        return None
+
+    def _fork(self, agent: _Agent, message: Message, fds: list[int]) -> Standby | None:
+        control, lifeline = fds
+        try:
+            pid = os.fork()
+        except OSError as error:  # out of processes or memory
+            agent.channel.send({"refused": message["fork"], "why": f"cannot fork: {error.strerror}"})
+            os.close(control)
+            os.close(lifeline)
+            return None
+        if pid == 0:
+            self._close()
+            return Standby(control, lifeline, message["cuda_device"], self._start_env)
+        os.close(control)
+        child = _Child(pid, os.pidfd_open(pid), lifeline, agent)
+        agent.children[pid] = child
+        self._selector.register(child.pidfd, selectors.EVENT_READ, _Source(1, lambda: self._on_end(child)))
+        agent.channel.send({"forked": message["fork"], "pid": pid}, [child.pidfd])
+        return None
+
+    def _on_end(self, child: _Child) -> None:
+        # Until it is reaped its pid, and so its group, can be nobody else's.
+        _kill_group(child.pid)
+        self._selector.unregister(child.pidfd)
+        os.close(child.pidfd)
+        os.close(child.lifeline)
+        del child.owner.children[child.pid]
+        status = os.waitid(os.P_PID, child.pid, os.WEXITED)
+        assert status is not None  # only with WNOHANG
+        if child.owner in self._agents:
+            code = status.si_status if status.si_code == os.CLD_EXITED else -status.si_status
+            ended = describe_end(child.pid, code, child.env)
+            child.owner.channel.send({"ended": child.pid, "exit": ended.to_json()})
+            self._watch_writes(child.owner)
+
+    def _drop(self, agent: _Agent) -> None:
+        self._agents.discard(agent)
+        self._selector.unregister(agent.channel)
+        agent.channel.close()
+        for child in agent.children.values():
+            _kill_group(child.pid)
+
+    def _watch_writes(self, agent: _Agent) -> None:
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if agent.channel.wants_write else 0)
+        key = self._selector.get_key(agent.channel)
+        if key.events != events:
+            self._selector.modify(agent.channel, events, key.data)
+
+    def _close(self) -> None:
+        """Close, in a forked child, everything that is the zygote's."""
+        self._selector.close()
+        self._listener.close()
+        for agent in self._agents:
+            agent.channel.close()
+            for child in agent.children.values():
+                os.close(child.pidfd)
+                os.close(child.lifeline)
+
+
+def _kill_group(pid: int) -> None:
+    """Kill a child that is not reaped yet, and its group, which does not exist before the child has made it."""
+    os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def _preload() -> None:
+    """Import what a training script will want, down to what the first ``DistributedDataParallel`` imports."""
+    import torch._dynamo
+    import torch.distributed.elastic.events
+    import torch.distributed.elastic.multiprocessing.errors
+    import torch.nn.parallel
+    import torch.utils.data  # noqa: F401
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tlaunch.launcher.elastic.zygote")
+    parser.add_argument("--listen-fd", type=int, required=True, help="a listening unix socket")
+    options = parser.parse_args()
+    start_env = dict(os.environ)  # before torch adds to it
+    # Frozen objects are never visited by the collector, so its marks do not copy the pages that children share.
+    gc.disable()
+    _preload()
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+    standby = Zygote(socket.socket(fileno=options.listen_fd), start_env).serve()
+    standby.run()
+
+
+if __name__ == "__main__":
+    main()
