@@ -1,0 +1,137 @@
+"""The command line as typer sees it. Nothing is done here: parsing returns what is to be called."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import typer
+from typer.main import get_command
+
+from tlaunch.errors import InputError
+from tlaunch.launcher.cli import options
+from tlaunch.launcher.cli.flags import Flag, flags_of, read_words
+
+T = TypeVar("T")
+
+Action = Callable[[], int]
+"""What the user asked for; returns the exit code."""
+
+# The base of what typer raises for words that it cannot make sense of. typer exports only this one subclass.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
+NAME = "tlaunch"
+_SUMMARY = """Start a PyTorch training job on many nodes, and keep it running while the hardware fails under it.
+
+The words after SCRIPT are its own. A first word that names a command below is that command: run a script of such a
+name as ./status."""
+
+
+def parse(words: Sequence[str]) -> Action:
+    """Find out what the words of the command line ask for.
+
+    Raises:
+        InputError: they make no sense; the message says which and what was expected.
+    """
+    app = _everything()
+    names = [command.name for command in app.registered_commands] + [group.name for group in app.registered_groups]
+    if not words or words[0] not in names:
+        app = _run_only()
+    try:
+        action = get_command(app).main(list(words), prog_name=NAME, standalone_mode=False)
+    except _UsageError as error:
+        raise InputError(_sentence(error, words)) from None
+    return action if callable(action) else lambda: 0  # typer has shown the help of a command
+
+
+def show_help() -> int:
+    """Show the one page with the options of a run and all commands."""
+    get_command(_everything()).main(["--help"], prog_name=NAME, standalone_mode=False)
+    return 0
+
+
+def _everything() -> typer.Typer:
+    """Return the application with its commands. Its callback has the options of a run, for the help page only."""
+    app = _typer(subcommand_metavar="SCRIPT|COMMAND [ARGS]...", help=_SUMMARY)
+    app.callback()(_words_of(options.RunOptions, _run, leave_out=("help", "script", "args")))
+    _add(app, "status", options.StatusOptions, "status", "Show a job: its nodes, ranks, spares, and what happened.")
+    _add(app, "stop", options.StopOptions, "stop", "End a job in order.")
+    _add(app, "drain", options.DrainOptions, "drain", "Move the ranks of a node or GPU away and leave it empty.")
+    _add(app, "kill", options.KillOptions, "kill", "Kill a rank, GPU or node, to try a failure out.")
+    topology = _typer(help="Look at descriptions of machines.")
+    _add(topology, "show", options.ShowOptions, "topology_show", "Show the machine that a file describes.")
+    _add(topology, "plan", options.PlanOptions, "topology_plan", "Show where the ranks of a job would go.")
+    app.add_typer(topology, name="topology")
+    return app
+
+
+def _run_only() -> typer.Typer:
+    """Return the application for a run, whose first word without dashes ends tlaunch's own options."""
+    app = _typer()
+    settings = {"allow_interspersed_args": False}
+    app.command(context_settings=settings, add_help_option=False)(_words_of(options.RunOptions, _run))
+    return app
+
+
+def _typer(**settings: Any) -> typer.Typer:  # noqa: ANN401  handed on
+    # Boxes and colours only where somebody looks: they cost another 0.1 s.
+    mode: Any = "rich" if sys.stdout.isatty() else None
+    return typer.Typer(rich_markup_mode=mode, add_completion=False, pretty_exceptions_enable=False, **settings)
+
+
+def _add(app: typer.Typer, name: str, cls: type[T], function: str, explanation: str) -> None:
+    def action(given: T) -> int:
+        from tlaunch.launcher.cli import commands
+
+        return int(getattr(commands, function)(given))
+
+    app.command(name, help=explanation)(_words_of(cls, action))
+
+
+def _run(given: options.RunOptions) -> int:
+    if given.help:
+        return show_help()
+    from tlaunch.launcher.cli.run import run
+
+    return run(given)
+
+
+def _words_of(cls: type[T], then: Callable[[T], int], leave_out: tuple[str, ...] = ()) -> Callable[..., Action]:
+    """Return a function for typer whose parameters are the flags of ``cls``."""
+
+    def read(**words: Any) -> Action:  # noqa: ANN401  text, or a list of text
+        given = read_words(cls, words)
+        return lambda: then(given)
+
+    parameters = [_parameter(name, flag) for name, flag in flags_of(cls).items() if name not in leave_out]
+    # typer reads the signature: it is made from the table, so that nothing is declared twice.
+    vars(read)["__signature__"] = inspect.Signature(parameters)
+    return read
+
+
+def _parameter(name: str, flag: Flag) -> inspect.Parameter:
+    kind: Any = bool if flag.metavar is None else list[str] | None if flag.many else str | None
+    if flag.is_positional:
+        default = typer.Argument(None, metavar=flag.metavar, help=flag.help, show_default=False)
+    else:
+        unset = None if flag.metavar else False
+        default = typer.Option(
+            unset, flag.name, metavar=flag.metavar, help=flag.help, rich_help_panel=flag.panel, show_default=False
+        )
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+
+
+def _sentence(error: Exception, words: Sequence[str]) -> str:
+    """Say in our words what typer complains about."""
+    if not hasattr(error, "possibilities"):  # only its error about an unknown option has them
+        message = str(getattr(error, "message", "")) or error.format_message()  # type: ignore[attr-defined]
+        return message[:1].lower() + message[1:].rstrip(".")
+    option = str(getattr(error, "option_name", ""))
+    word = next((word for word in words if word.startswith(option)), option).partition("=")[0]
+    context: Any = getattr(error, "ctx", None)
+    known = [name for param in context.command.params for name in param.opts] if context else []
+    near = difflib.get_close_matches("--" + word.lstrip("-"), known, 1)
+    return f"unknown flag {word}" + (f"; did you mean {near[0]}?" if near else f"; see {NAME} --help")

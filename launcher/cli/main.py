@@ -1,0 +1,49 @@
+"""The entry point: every way to end is an exit code, and every error of the user one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from typing import NoReturn
+
+from tlaunch.errors import TlaunchError
+
+
+def main(words: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit. ``words`` are those after the program's name."""
+    sys.exit(exit_code(sys.argv[1:] if words is None else words))
+
+
+def exit_code(words: Sequence[str]) -> int:
+    """Run the command line and return the exit code."""
+    from tlaunch.launcher.cli.app import parse
+
+    try:
+        code = parse(words)()
+        sys.stdout.flush()
+        return code
+    except TlaunchError as error:
+        return _say(str(error), error.exit_code)
+    except KeyboardInterrupt:  # before the job had started: once it has, it handles signals itself
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has gone. Python would complain once more when it flushes on the way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:  # noqa: BLE001  a bug of ours: the user gets one line, the file gets the rest
+        return _internal(error)
+
+
+def _say(message: str, code: int) -> int:
+    line = " ".join(message.split())
+    sys.stderr.write(f"tlaunch: {line}\n")
+    return code
+
+
+def _internal(error: Exception) -> int:
+    with tempfile.NamedTemporaryFile("w", prefix="tlaunch-error-", suffix=".log", delete=False) as file:
+        traceback.print_exception(error, file=file)
+    return _say(f"internal error: {type(error).__name__}: {error}; the traceback is in {file.name}", 1)

@@ -1,0 +1,61 @@
+"""``events.jsonl``: one JSON object for each committed plan, for programs to read.
+
+=================  ==================================================================================================
+``time``           wall time at which the launcher saw the plan, in seconds since 1970
+``generation``     the plan's number
+``causes``         what had happened, a sentence each
+``decisions``      what was decided, a sentence each
+``reasons``        why, a sentence each
+``world_size``     ranks
+``spares``         healthy slots without a rank
+``restart_count``  what the ranks see as TORCHELASTIC_RESTART_COUNT
+``result``         ``null``, or how the job ended: ``{"code": ..., "reason": ...}``
+=================  ==================================================================================================
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tlaunch.launcher.core.plan import Plan
+
+NAME = "events.jsonl"
+
+
+class EventLog:
+    """Writes ``events.jsonl`` into a log directory. Each line is in the file as soon as ``write`` returns."""
+
+    def __init__(self, log_dir: Path) -> None:
+        self._file = (log_dir / NAME).open("a", encoding="utf-8", buffering=1)
+
+    def write(self, plan: Plan, spares: int) -> None:
+        """Append one plan."""
+        self._file.write(json.dumps(entry(plan, spares, time.time()), ensure_ascii=False) + "\n")
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+
+def entry(plan: Plan, spares: int, at: float) -> dict[str, Any]:
+    """Return what is written for one plan."""
+    return {
+        "time": round(at, 3),
+        "generation": plan.generation,
+        "causes": [str(event) for event in plan.events],
+        "decisions": list(plan.decisions),
+        "reasons": list(plan.reasons),
+        "world_size": plan.world_size,
+        "spares": spares,
+        "restart_count": plan.generation - 1,
+        "result": None if plan.result is None else {"code": plan.result.code, "reason": plan.result.reason},
+    }
