@@ -10,7 +10,7 @@ bytes. Revisions are those of etcd: one counter for the whole store that each wr
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,7 +26,11 @@ class StoreUnavailable(StoreError):
 
 
 class StoreUnknown(StoreError):
-    """Contact was lost while a write was under way: it may or may not have been done."""
+    """Contact was lost while a write was under way: it may have been done, or not, or it may still be done later.
+
+    Later, because a member that was stopped with the request in its socket works it off when it runs again. So read,
+    and write again only in a transaction whose comparison fails if the first write has arrived or arrives after all.
+    """
 
 
 class StoreRefused(StoreError, InputError):
@@ -57,13 +61,19 @@ class Listing:
 class Compare:
     """A condition on one key. Exactly one of the fields other than ``key`` is given.
 
-    ``create_revision=0`` (or ``mod_revision=0``) means that the key does not exist.
+    ``create_revision=0`` (or ``mod_revision=0``) means that the key does not exist. A comparison by ``value`` is lost
+    when the key does not exist.
     """
 
     key: str
     create_revision: int | None = None
     mod_revision: int | None = None
     value: bytes | None = None
+
+    def __post_init__(self) -> None:
+        given = (self.create_revision is not None) + (self.mod_revision is not None) + (self.value is not None)
+        if given != 1:
+            raise ValueError(f"a comparison of {self.key!r} needs exactly one condition, not {given}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +127,13 @@ class Changes:
     """What one message of a watch brings: changes up to ``revision``, oldest first.
 
     ``changes`` may be empty: then all that is said is that the watch is alive and has seen everything up to
-    ``revision``.
+    ``revision``. The first message of every watch is such an empty one. ``contact`` is the ``time.monotonic()`` at
+    which the latest request was sent that the store has answered: the store was in reach at that time or later.
     """
 
     changes: tuple[Change, ...]
     revision: int
+    contact: float
 
 
 class Compacted(StoreError):
@@ -166,7 +178,12 @@ class Lease(Protocol):
 
 
 class Store(Protocol):
-    """An etcd v3 store. All methods may raise ``StoreUnavailable`` or ``StoreRefused``, writes ``StoreUnknown`` too."""
+    """An etcd v3 store.
+
+    All methods may raise ``StoreUnavailable`` or ``StoreRefused``; writes also ``StoreUnknown``, and ``LeaseLost`` when
+    they name a lease that the store does not have (then nothing was written). A request that can never work (an empty
+    key, one key written twice in a transaction, a value too large) raises a plain ``StoreError``.
+    """
 
     async def get(self, key: str, *, timeout: float | None = None) -> KeyValue | None: ...
 
@@ -193,7 +210,7 @@ class Store(Protocol):
         """Grant a lease of ``ttl`` seconds (the server may round up) and start to keep it alive."""
         ...
 
-    def watch(self, prefix: str, revision: int) -> AsyncIterator[Changes]:
+    def watch(self, prefix: str, revision: int) -> AsyncGenerator[Changes, None]:
         """Yield every change below ``prefix`` after ``revision``, without a gap and in order.
 
         Ends only with ``Compacted`` or ``WatchBroken`` (after which the caller lists again), ``StoreRefused``, or when

@@ -1,0 +1,191 @@
+"""A current copy of everything below some prefixes: list, then watch, and list again whenever the watch ends.
+
+A watch is only a hint. After each break the listing decides, so that keys deleted meanwhile vanish, and the reader looks
+at ``items`` as a whole instead of following single changes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Mapping
+from contextlib import aclosing
+from types import MappingProxyType, TracebackType
+from typing import Self
+
+from tlaunch.launcher.store.protocol import (
+    Changes,
+    Compacted,
+    KeyValue,
+    Listing,
+    Store,
+    StoreUnavailable,
+    WatchBroken,
+)
+
+_FIRST_PAUSE = 0.1
+_LONGEST_PAUSE = 1.0
+
+
+class Mirror:
+    """Keeps ``items`` equal to what stands below the prefixes. Use it as an async context manager.
+
+    Entering lists once and raises what that raises. Later losses of contact are not errors: the mirror keeps what it
+    has, says so by ``in_contact_since``, and tries again until it is closed.
+
+    Args:
+        store: where to look.
+        prefixes: which keys; no prefix may be the beginning of another.
+        gap: contact counts as unbroken while no two proofs of it are further apart than this many seconds.
+
+    """
+
+    def __init__(self, store: Store, *prefixes: str, gap: float = 5.0) -> None:
+        if not prefixes or any(a.startswith(b) for a in prefixes for b in prefixes if a is not b):
+            raise ValueError(f"a mirror needs prefixes that do not contain each other, not {prefixes}")
+        self._copy = _Copy()
+        self._parts = [_Part(store, prefix, self._copy, gap) for prefix in prefixes]
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def items(self) -> Mapping[str, KeyValue]:
+        """What stands below the prefixes: a live view, so copy what has to stay as it is across an ``await``."""
+        return self._copy.view
+
+    @property
+    def revision(self) -> int:
+        """Every change up to this revision is in ``items``."""
+        return min(part.revision for part in self._parts)
+
+    @property
+    def contact(self) -> float:
+        """``time.monotonic()`` of the last proof of contact: when the request was sent that has been answered."""
+        return min(part.contact for part in self._parts)
+
+    @property
+    def in_contact_since(self) -> float | None:
+        """``time.monotonic()`` since when contact has been unbroken, or ``None`` while it is lost."""
+        starts = [part.in_contact_since for part in self._parts]
+        known = [start for start in starts if start is not None]
+        return max(known) if len(known) == len(starts) else None
+
+    async def changed(self, timeout: float | None) -> bool:
+        """Return true as soon as anything may have changed since the last call, false after ``timeout`` seconds.
+
+        A loss of contact counts as a change, and so does its return. One task may wait at a time.
+
+        Raises:
+            StoreRefused: the store does not let us in any more; the mirror has ended.
+
+        """
+        try:
+            await asyncio.wait_for(self._copy.news.wait(), timeout)
+        except TimeoutError:
+            return False
+        for task in self._tasks:
+            if task.done():
+                task.result()
+        self._copy.news.clear()
+        return True
+
+    async def __aenter__(self) -> Self:
+        await asyncio.gather(*(part.list() for part in self._parts))
+        for part in self._parts:
+            task = asyncio.create_task(part.follow(), name=f"mirror of {part.prefix}")
+            task.add_done_callback(lambda _: self._copy.news.set())
+            self._tasks.append(task)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for task in self._tasks:
+            task.cancel()
+        # What a task may have failed with was for changed() to raise.
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+class _Copy:
+    """The keys, and the event that tells that they are not what they were."""
+
+    def __init__(self) -> None:
+        self._items: dict[str, KeyValue] = {}
+        self.view: Mapping[str, KeyValue] = MappingProxyType(self._items)
+        self.news = asyncio.Event()
+
+    def replace(self, prefix: str, listing: Listing) -> None:
+        """Make the copy below ``prefix`` equal to the listing."""
+        fresh = {kv.key: kv for kv in listing.items}
+        stale = {key: kv for key, kv in self._items.items() if key.startswith(prefix)}
+        if fresh != stale:
+            for key in stale.keys() - fresh.keys():
+                del self._items[key]
+            self._items.update(fresh)
+            self.news.set()
+
+    def apply(self, changes: Changes) -> None:
+        """Bring the copy forward by what a watch has brought."""
+        for change in changes.changes:
+            if change.kv is None:
+                self._items.pop(change.key, None)
+            else:
+                self._items[change.key] = change.kv
+            self.news.set()
+
+
+class _Part:
+    """Follows one prefix."""
+
+    def __init__(self, store: Store, prefix: str, copy: _Copy, gap: float) -> None:
+        self._store = store
+        self._copy = copy
+        self._gap = gap
+        self._since = 0.0
+        self.prefix = prefix
+        self.revision = 0
+        self.contact = float("-inf")
+
+    @property
+    def in_contact_since(self) -> float | None:
+        return self._since if time.monotonic() - self.contact <= self._gap else None
+
+    async def list(self) -> None:
+        """Take the listing over, or raise what it raises."""
+        asked = time.monotonic()
+        listing = await self._store.list(self.prefix)
+        self._copy.replace(self.prefix, listing)
+        self.revision = listing.revision
+        self._prove(asked)
+
+    async def follow(self) -> None:
+        """Watch, and list again after each break, until cancelled or refused."""
+        while True:
+            try:
+                async with aclosing(self._store.watch(self.prefix, self.revision)) as stream:
+                    async for changes in stream:
+                        self._copy.apply(changes)
+                        self.revision = changes.revision
+                        self._prove(changes.contact)
+            except (Compacted, WatchBroken, StoreUnavailable):
+                self._copy.news.set()
+            await self._list_until_done()
+
+    async def _list_until_done(self) -> None:
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                return await self.list()
+            except StoreUnavailable:
+                self._copy.news.set()
+            # The jitter keeps a thousand agents from coming back in the same moment.
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  not a secret
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _prove(self, asked: float) -> None:
+        """Note that a request sent at ``asked`` has been answered."""
+        if asked - self.contact > self._gap:
+            # Judged by the answer, not by the question: whoever waits a while after contact returns must not wait less.
+            self._since = time.monotonic()
+            self._copy.news.set()
+        self.contact = max(self.contact, asked)
