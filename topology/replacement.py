@@ -82,7 +82,7 @@ class _Free:
         return limit + 1
 
     def take(self, home: Node, count: int, reach: int) -> Sequence[Slot]:
-        """Take up to ``count`` spares within ``reach``: from one node if possible, else from the nearest and fullest."""
+        """Take up to ``count`` spares within ``reach``: from one node if possible, else the nearest, fullest."""
         taken: list[Slot] = []
         while len(taken) < count:
             missing = count - len(taken)

@@ -56,7 +56,7 @@ def shrink(
         repair = job.repair(machine, dropped, within)
         if not repair.unplaced:
             break
-        # Every drop frees or saves one replica's worth of slots, whichever it is: drop the one that costs most to repair.
+        # Every drop frees or saves one replica's worth of slots, whichever it is: drop what costs most to repair.
         hopeless = {mesh.replica_of(rank) for rank in repair.unplaced}
         dropped.add(max(hopeless, key=lambda replica: (job.damage(replica), replica)))
     return job.without(dropped, repair) if len(dropped) < mesh.replicas else None
