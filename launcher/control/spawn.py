@@ -1,7 +1,8 @@
 """Worker processes from the agent's side: ask a zygote for standbys, give them work, kill them, see them end.
 
-Nothing here blocks the event loop, and nothing waits without a deadline. The end of a process is seen by its pidfd; how it
-ended is told by the zygote that reaps it. If the zygote is gone, the process lives on and its ``Exit`` will say *unknown*.
+Nothing here blocks the event loop, and nothing waits without a deadline. The end of a process is seen by its pidfd;
+how it ended is told by the zygote that reaps it. If the zygote is gone, the process lives on and its ``Exit`` will
+say *unknown*.
 """
 
 from __future__ import annotations
@@ -180,7 +181,7 @@ class Zygote:
                 await asyncio.get_running_loop().sock_connect(sock, socket_path)
         except (OSError, TimeoutError) as error:
             sock.close()
-            raise SpawnError(f"cannot reach the zygote at {socket_path}: {error or 'no answer'}") from error
+            raise SpawnError(f"cannot reach the zygote at {socket_path}: {str(error) or 'no answer'}") from error
         return cls(sock)
 
     @property
@@ -251,7 +252,7 @@ class Zygote:
         if "ended" in message:
             self._on_ended(message["ended"], Exit.from_json(message["exit"]))
             return
-        fork = self._forks.pop(message.get("forked", message.get("refused")))
+        fork = self._forks.pop(message["forked"] if "forked" in message else message["refused"])
         if fork.process.done():  # abandoned: its lifeline is closed, which has killed it
             for fd in fds:
                 os.close(fd)

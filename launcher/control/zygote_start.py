@@ -19,8 +19,8 @@ _BACKLOG = 1024
 def zygote_env(env: Mapping[str, str]) -> dict[str, str]:
     """Return ``env`` with the defaults that a zygote needs; make it the base of its workers' environment too.
 
-    Variables that libraries read when they are imported have to agree between zygote and worker, or the worker falls back
-    to a fresh interpreter. ``OMP_NUM_THREADS=1`` is torchrun's default for several ranks on a node.
+    Variables that libraries read when they are imported have to agree between zygote and worker, or the worker falls
+    back to a fresh interpreter. ``OMP_NUM_THREADS=1`` is torchrun's default for several ranks on a node.
     """
     # Asking NVML keeps `torch.cuda.is_available()` from starting the driver, which would not survive a fork.
     return {"OMP_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1", **env}
@@ -31,12 +31,12 @@ def start_zygote(
 ) -> subprocess.Popen[bytes]:
     """Start a zygote that listens at ``socket_path`` and dies with the holder of ``lifeline``.
 
-    Agents may connect as soon as this returns; their requests wait until the zygote has imported torch. The folder of the
-    socket must be the user's alone (mode 0700). The caller waits for the process and removes the socket.
+    Agents may connect as soon as this returns; their requests wait until the zygote has imported torch. The folder
+    of the socket must be the user's alone (mode 0700). The caller waits for the process and removes the socket.
     """
     with contextlib.suppress(FileNotFoundError):
         Path(socket_path).unlink()  # of a zygote that is gone
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener, open(log_path, "ab") as log:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener, Path(log_path).open("ab") as log:
         listener.bind(socket_path)
         listener.listen(_BACKLOG)
         kwargs = lifeline.popen_kwargs()

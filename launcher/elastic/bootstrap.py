@@ -1,9 +1,13 @@
 """Turn a forked interpreter into one that runs a script, so that the script cannot tell.
 
-What a script may rely on, and where it comes from: a new ``__main__``; ``sys.argv`` and ``sys.path[0]``; the environment;
-``multiprocessing`` as in a process that nobody forked; random states of its own; tracebacks, exit codes, hooks and the end
-of the interpreter as under ``python script.py``. What cannot be had in a fork is found by ``why_fresh`` beforehand.
+What a script may rely on, and where it comes from: a new ``__main__``; ``sys.argv`` and ``sys.path[0]``; the
+environment; ``multiprocessing`` as in a process that nobody forked; random states of its own; tracebacks, exit
+codes, hooks and the end of the interpreter as under ``python script.py``. What cannot be had in a fork is found by
+``forkable.why_fresh`` beforehand.
 """
+
+# The interpreter treats paths as text, and scripts can see it.
+# ruff: noqa: PTH100, PTH109, PTH110
 
 from __future__ import annotations
 
@@ -16,40 +20,11 @@ import pkgutil
 import runpy
 import sys
 import types
-from collections.abc import Mapping
 from types import TracebackType
 from typing import NoReturn
 
+from tlaunch.launcher.elastic.forkable import script_folder
 from tlaunch.launcher.process.messages import Work
-
-# Variables that the interpreter and the libraries have read by the time that torch is imported: a fork cannot change them.
-_READ_AT_START = (
-    "PYTHON", "LD_", "MALLOC_", "GLIBC_", "LC_", "LANG", "TZ",
-    "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "NUMEXPR_", "NPY_", "TORCH", "PYTORCH_", "ATEN_",
-)  # fmt: skip
-# Variables among them that are read later, or that matter to the zygote alone.
-_READ_LATER = ("TORCHELASTIC_", "TORCH_NCCL_", "PYTORCH_NVML_BASED_CUDA_CHECK")
-
-
-def why_fresh(work: Work, start_env: Mapping[str, str]) -> str | None:
-    """Return why the work needs a fresh interpreter, or ``None`` if a forked one does.
-
-    ``start_env`` is the environment that the zygote was started with. The working directory is the work's already.
-    """
-    names = sorted(
-        name
-        for name in {*work.env, *start_env}
-        if name.startswith(_READ_AT_START)
-        and not name.startswith(_READ_LATER)
-        and work.env.get(name) != start_env.get(name)
-    )
-    if names:
-        return f"started in a fresh interpreter, because {', '.join(names)} differ from the zygote's environment"
-    hidden = _hidden_modules(_script_folder(work))
-    if hidden:
-        where = _script_folder(work)
-        return f"started in a fresh interpreter, because {where} has its own {', '.join(hidden)}, which is imported already"
-    return None
 
 
 def become(work: Work) -> None:
@@ -62,39 +37,12 @@ def become(work: Work) -> None:
     _new_main()
     try:
         if work.module:
-            runpy._run_module_as_main(work.argv[0])  # noqa: SLF001 - what `python -m` itself calls
+            _run_module(work.argv[0], alter_argv=True)
         else:
             _run_script(work.argv[0])
     except BaseException as error:
         _prepare_to_report(error)
         raise
-
-
-def _script_folder(work: Work) -> str:
-    """What ``python`` puts in ``sys.path[0]``; the working directory is the script's already."""
-    if work.module:
-        return os.getcwd()
-    path = os.path.realpath(work.argv[0])
-    return path if os.path.isdir(path) else os.path.dirname(path)
-
-
-def _hidden_modules(folder: str) -> list[str]:
-    """Return the modules of the script's folder that a module hides which the zygote has imported from elsewhere."""
-    try:
-        entries = list(os.scandir(folder))
-    except OSError:
-        return []
-    names = {entry.name.partition(".")[0] for entry in entries if entry.name.endswith(".py")}
-    names |= {entry.name for entry in entries if os.path.isfile(os.path.join(entry.path, "__init__.py"))}
-    return sorted(name for name in names & sys.modules.keys() if _is_from_elsewhere(sys.modules[name], folder))
-
-
-def _is_from_elsewhere(module: types.ModuleType, folder: str) -> bool:
-    file = getattr(module, "__file__", None)
-    # Built-in and frozen modules win over the script's folder in any interpreter.
-    if file is None or getattr(module.__spec__, "origin", None) == "frozen":
-        return False
-    return not os.path.realpath(file).startswith(folder + os.sep)
 
 
 def _set_environment(work: Work) -> None:
@@ -106,7 +54,7 @@ def _set_arguments(work: Work) -> None:
     sys.argv = list(work.argv)
     sys.orig_argv = [sys.executable, *(["-m"] if work.module else []), *work.argv]
     if not sys.flags.safe_path:
-        sys.path[0] = _script_folder(work)
+        sys.path[0] = script_folder(work)
     importlib.invalidate_caches()
 
 
@@ -141,9 +89,14 @@ def _new_main() -> None:
     sys.modules["__main__"] = main
 
 
+def _run_module(name: str, *, alter_argv: bool) -> None:
+    # What `python -m` itself calls, so that even its frames in a traceback are the same.
+    runpy._run_module_as_main(name, alter_argv)  # type: ignore[attr-defined]  # noqa: SLF001
+
+
 def _run_script(script: str) -> None:
     if pkgutil.get_importer(script) is not None:  # a folder or zip file with a __main__.py
-        runpy._run_module_as_main("__main__", alter_argv=False)  # noqa: SLF001 - what `python folder` itself calls
+        _run_module("__main__", alter_argv=False)
         return
     path = os.path.abspath(script)
     try:
@@ -165,6 +118,8 @@ def _refuse(line: str) -> NoReturn:
 
 def _prepare_to_report(error: BaseException) -> None:
     """Have the interpreter report the exception without our frames, and write torchelastic's error file."""
+    if isinstance(error, SystemExit):
+        return
     trace = _without_our_frames(error.__traceback__)
     error.__traceback__ = trace
     if isinstance(error, Exception):

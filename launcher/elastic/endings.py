@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch.distributed.elastic import events
+from torch.distributed.elastic.events.api import Event, EventMetadataValue, EventSource
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from tlaunch.launcher.process.messages import Exit
@@ -60,7 +61,7 @@ def _traceback(failure: ProcessFailure) -> str | None:
 
 def _record_event(pid: int, code: int, env: Mapping[str, str], failure: ProcessFailure | None) -> None:
     state = "FAILED" if failure else "SUCCEEDED"
-    metadata: dict[str, events.EventMetadataValue] = {
+    metadata: dict[str, EventMetadataValue] = {
         "run_id": env.get("TORCHELASTIC_RUN_ID"),
         "global_rank": env.get("RANK"),
         "group_rank": env.get("GROUP_RANK"),
@@ -73,7 +74,8 @@ def _record_event(pid: int, code: int, env: Mapping[str, str], failure: ProcessF
         "raw_error": _message(failure) if failure else None,
         "agent_restarts": env.get("TORCHELASTIC_RESTART_COUNT"),
     }
-    event = events.Event(f"torchelastic.worker.status.{state}", events.EventSource.WORKER, metadata=metadata)
-    # The variable that torchrun reads its --event-log-handler from. A handler that is not registered here is no reason to fail.
+    event = Event(f"torchelastic.worker.status.{state}", EventSource.WORKER, metadata=metadata)
+    # The variable that torchrun reads its --event-log-handler from. A handler that is not registered here is no
+    # reason to fail.
     with contextlib.suppress(KeyError):
         events.record(event, env.get("PET_EVENT_LOG_HANDLER", "null"))

@@ -15,7 +15,8 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tlaunch.launcher.elastic.bootstrap import become, why_fresh
+from tlaunch.launcher.elastic.bootstrap import become
+from tlaunch.launcher.elastic.forkable import why_fresh
 from tlaunch.launcher.process.channel import Channel, ChannelClosed
 from tlaunch.launcher.process.lifeline import arm
 from tlaunch.launcher.process.messages import Work
@@ -23,8 +24,9 @@ from tlaunch.launcher.process.messages import Work
 
 @dataclass(frozen=True, slots=True)
 class Standby:
-    """``control`` and ``lifeline`` are open descriptors; ``cuda_device`` is where to make a CUDA context, if anywhere.
+    """What a standby is given at its birth.
 
+    ``control`` and ``lifeline`` are open descriptors; ``cuda_device`` is where to make a CUDA context, if anywhere;
     ``start_env`` is the environment that the zygote was started with.
     """
 
@@ -34,7 +36,7 @@ class Standby:
     start_env: Mapping[str, str]
 
     def run(self) -> None:
-        """Wait for work and become it. Returns or raises what the script does, so that the interpreter ends as usual."""
+        """Wait for work and become it. Returns or raises what the script does; the interpreter then ends as usual."""
         os.setsid()
         lifeline = _move_high(self.lifeline)
         arm(lifeline)
@@ -98,4 +100,4 @@ def _exec(work: Work, lifeline: int) -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     command = [sys.executable, *(["-m"] if work.module else []), *work.argv]
-    os.execve(sys.executable, command, work.full_env())
+    os.execve(sys.executable, command, work.full_env())  # noqa: S606 - no shell is wanted

@@ -2,12 +2,13 @@
 
     python -m tlaunch.launcher.elastic.zygote --listen-fd FD
 
-It serves any number of agents over a unix socket (see ``tlaunch.launcher.process.messages``), forks standbys on request,
-and tells the agent that asked for one how it ended. It is single-threaded and never starts CUDA, OpenMP or autograd, none of
-which survive a fork. It installs no signal handler and no atexit handler, so that its children inherit none.
+It serves any number of agents over a unix socket (see ``tlaunch.launcher.process.messages``), forks standbys on
+request, and tells the agent that asked for one how it ended. It is single-threaded and never starts CUDA, OpenMP or
+autograd, none of which survive a fork. It installs no signal handler and no atexit handler, so that its children
+inherit none.
 
-Children are tied to their agent twice: by their lifeline, and by the agent's connection, whose end makes the zygote kill
-them. They are not tied to the zygote: when it dies they go on, only their exit code can no longer be known.
+Children are tied to their agent twice: by their lifeline, and by the agent's connection, whose end makes the zygote
+kill them. They are not tied to the zygote: when it dies they go on, only their exit code can no longer be known.
 """
 
 from __future__ import annotations
@@ -63,8 +64,9 @@ class Zygote:
         self._selector.register(listener, selectors.EVENT_READ, _Source(0, self._accept))
 
     def serve(self) -> Standby:
+        """Serve until killed."""
         while True:
-            ready = [key.data for key, _ in self._selector.select()]
+            ready: list[_Source] = [key.data for key, _ in self._selector.select()]
             for source in sorted(ready, key=lambda source: source.order):
                 standby = source.handle()
                 if standby is not None:
@@ -178,6 +180,7 @@ def _preload() -> None:
 
 
 def main() -> None:
+    """Import, serve, and in a forked child become what the agent wants."""
     parser = argparse.ArgumentParser(prog="python -m tlaunch.launcher.elastic.zygote")
     parser.add_argument("--listen-fd", type=int, required=True, help="a listening unix socket")
     options = parser.parse_args()

@@ -19,7 +19,8 @@ from tlaunch.errors import TlaunchError
 _HEADER = struct.Struct("!IH")
 _READ_BYTES = 1 << 16
 _MAX_FDS = 64
-# An environment and a command line may be as long as the kernel's limit for exec (2 MiB and more); nothing else is large.
+# An environment and a command line may be as long as the kernel's limit for exec (2 MiB and more); nothing else is
+# large.
 _MAX_BYTES = 1 << 26
 
 Message = dict[str, Any]

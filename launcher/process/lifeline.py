@@ -1,11 +1,12 @@
 """A lifeline: a process group that the kernel kills the moment its holder is gone.
 
-The holder keeps the write end of a pipe and the guarded process has the read end, armed so that the kernel itself answers
-the pipe's hang-up with SIGKILL to the whole process group (``F_SETSIG``, ``F_SETOWN``, ``O_ASYNC``; see fcntl(2)). It takes
-about a millisecond, needs no thread, no polling and no parent relation, works on stopped processes, and outlives exec.
+The holder keeps the write end of a pipe and the guarded process has the read end, armed so that the kernel itself
+answers the pipe's hang-up with SIGKILL to the whole process group (``F_SETSIG``, ``F_SETOWN``, ``O_ASYNC``; see
+fcntl(2)). It takes about a millisecond, needs no thread, no polling and no parent relation, works on stopped
+processes, and outlives exec.
 
-Why not ``PR_SET_PDEATHSIG``: it hangs on the *thread* that forked, reaches one process instead of a group, and guards only
-children, while a worker's parent is the zygote and its holder the agent.
+Why not ``PR_SET_PDEATHSIG``: it hangs on the *thread* that forked, reaches one process instead of a group, and
+guards only children, while a worker's parent is the zygote and its holder the agent.
 
 What escapes: a process that has left the group (``setsid``), and a group in which every copy of the read end is closed.
 """
@@ -21,7 +22,10 @@ from typing import Any, Self
 
 
 class Lifeline:
-    """The holder's side. One lifeline guards one process group, because the armed state belongs to the pipe's read end."""
+    """The holder's side.
+
+    One lifeline guards one process group, because the armed state belongs to the pipe's read end.
+    """
 
     def __init__(self) -> None:
         # Close-on-exec matters: a stray copy of the write end in another child would keep the guarded group alive.
@@ -33,9 +37,10 @@ class Lifeline:
         return self._read_fd
 
     def popen_kwargs(self) -> dict[str, Any]:
-        """Return the arguments with which ``Popen`` or ``create_subprocess_exec`` starts a guarded program in its own session.
+        """Return the arguments for ``Popen`` or ``create_subprocess_exec`` that start a guarded program.
 
-        Arming happens between fork and exec, so that there is no moment in which the program runs unguarded.
+        It leads a session of its own. Arming happens between fork and exec, so that there is no moment in which the
+        program runs unguarded.
         """
         fd = self._read_fd
         return {"pass_fds": (fd,), "start_new_session": True, "preexec_fn": lambda: arm(fd)}

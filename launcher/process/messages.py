@@ -29,8 +29,8 @@ class Work:
     """What a standby becomes: ``python argv...``, or ``python -m argv...`` when ``module`` is true.
 
     ``env`` is the whole environment. ``stdout`` and ``stderr`` are files to append to. ``fork`` runs it in the forked
-    interpreter where that cannot be noticed, ``fresh`` always in a new one. ``fds`` hands over open descriptors: each name
-    becomes an environment variable that holds the descriptor's number; the sender keeps its own copy.
+    interpreter where that cannot be noticed, ``fresh`` always in a new one. ``fds`` hands over open descriptors:
+    each name becomes an environment variable that holds the descriptor's number; the sender keeps its own copy.
     """
 
     argv: tuple[str, ...]
@@ -61,8 +61,8 @@ class Work:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], fds: list[int]) -> Self:
-        names = data["fds"]
-        return cls(**{**data, "argv": tuple(data["argv"]), "fds": dict(zip(names, fds, strict=True))})
+        values: dict[str, Any] = {**data, "argv": tuple(data["argv"]), "fds": dict(zip(data["fds"], fds, strict=True))}
+        return cls(**values)
 
 
 @dataclass(frozen=True, slots=True)
