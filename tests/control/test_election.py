@@ -1,0 +1,108 @@
+"""One controller at a time; the next takes over when it is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tlaunch.launcher.control.commit import Committed, commit
+from tlaunch.launcher.control.election import Fence, campaign
+from tlaunch.launcher.control.layout import Keys
+from tlaunch.launcher.control.membership import Membership
+from tlaunch.launcher.control.records import Registration
+from tlaunch.launcher.control.timing import Timing
+from tlaunch.launcher.core.assign import Assignment, Generation
+from tlaunch.launcher.core.plan import Plan
+from tlaunch.launcher.store.memory import MemoryStore
+from tlaunch.topology.mesh import Mesh
+from tlaunch.topology.model import Node
+
+KEYS = Keys("job")
+TIMING = Timing(retry=0.001)
+PLAN = Plan(1, Mesh.flat(1), ())
+HEAD = Generation(1, 1, 1, 0, 3)
+
+
+class Candidate:
+    """Campaigns, and says when it leads."""
+
+    def __init__(self, store: MemoryStore, name: str) -> None:
+        self.store = store
+        self.member = Membership(store, KEYS, Registration(Node(name, 1), "host", 1, name, "127.0.0.1:1"), TIMING)
+        self.terms: asyncio.Queue[Fence] = asyncio.Queue()
+        self.leading = False
+
+    async def run(self) -> None:
+        await self.member.join()
+        await campaign(self.store, KEYS, self.member, TIMING, self.lead)
+
+    async def lead(self, fence: Fence) -> None:
+        self.leading = True
+        try:
+            await self.terms.put(fence)
+            await asyncio.Event().wait()
+        finally:
+            self.leading = False
+
+
+@contextlib.asynccontextmanager
+async def campaigning(*candidates: Candidate) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(candidate.run()) for candidate in candidates]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_another_takes_over_when_the_lease_of_the_first_is_lost() -> None:
+    store = MemoryStore()
+    one, two = Candidate(store, "one"), Candidate(store.client(), "two")
+    async with asyncio.timeout(5), campaigning(one, two):
+        first = await one.terms.get()
+        assert two.terms.empty()
+        store.expire((await one.member.lease()).id)
+        second = await two.terms.get()
+        assert second.create_revision > first.create_revision
+        while one.leading:
+            await asyncio.sleep(0)
+
+
+async def test_a_deposed_controller_cannot_commit() -> None:
+    store = MemoryStore()
+    one, two = Candidate(store, "one"), Candidate(store.client(), "two")
+    async with asyncio.timeout(5), campaigning(one, two):
+        old = await one.terms.get()
+        store.expire((await one.member.lease()).id)
+        new = await two.terms.get()
+        assert await commit(store, KEYS, old, 0, PLAN, HEAD, {}) is Committed.LOST
+        assert await store.get(KEYS.generation) is None
+        assert await commit(store, KEYS, new, 0, PLAN, HEAD, {}) is Committed.DONE
+
+
+async def test_a_plan_made_on_an_old_generation_is_not_committed() -> None:
+    store = MemoryStore()
+    one = Candidate(store, "one")
+    async with asyncio.timeout(5), campaigning(one):
+        fence = await one.terms.get()
+        assert await commit(store, KEYS, fence, 0, PLAN, HEAD, {}) is Committed.DONE
+        assert await commit(store, KEYS, fence, 0, PLAN, HEAD, {}) is Committed.LOST
+
+
+@pytest.mark.parametrize("nodes", [1, 98, 99, 100, 101, 250])
+async def test_assignments_of_any_number_of_nodes_are_written_with_the_plan(nodes: int) -> None:
+    store = MemoryStore()
+    one = Candidate(store, "one")
+    changed = {f"node-{index}": Assignment(1, None, ()) for index in range(nodes)}
+    async with asyncio.timeout(5), campaigning(one):
+        fence = await one.terms.get()
+        assert await commit(store, KEYS, fence, 0, PLAN, HEAD, changed) is Committed.DONE
+        listing = await store.list(KEYS.assigns)
+        assert {kv.key.removeprefix(KEYS.assigns) for kv in listing.items} == set(changed)
+        head = await store.get(KEYS.generation)
+        assert head is not None
+        assert head.mod_revision >= max(kv.mod_revision for kv in listing.items), "the head comes last"

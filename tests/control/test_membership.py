@@ -1,0 +1,102 @@
+"""A node's registration: once, and again when the lease is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import pytest
+
+from tlaunch.launcher.control.layout import Keys
+from tlaunch.launcher.control.membership import Membership, NodeTaken
+from tlaunch.launcher.control.records import Registration
+from tlaunch.launcher.control.timing import Timing
+from tlaunch.launcher.store.memory import MemoryStore
+from tlaunch.topology.model import Node
+
+KEYS = Keys("job")
+TIMING = Timing(retry=0.001)
+
+
+def registration(incarnation: str) -> Registration:
+    return Registration(Node("node-00", 4), "host", 17, incarnation, "127.0.0.1:1")
+
+
+async def test_a_name_belongs_to_the_first_who_takes_it() -> None:
+    store = MemoryStore()
+    first = Membership(store, KEYS, registration("a"), TIMING)
+    await first.join()
+    second = Membership(store.client(), KEYS, registration("b"), TIMING)
+    with pytest.raises(NodeTaken, match=r"node node-00 of job job is already registered by pid 17 on host: expected each"):
+        await second.join()
+    await first.leave()
+    await second.join()
+
+
+async def test_a_second_agent_leaves_no_lease_behind() -> None:
+    store = MemoryStore()
+    await Membership(store, KEYS, registration("a"), TIMING).join()
+    before = store.revision
+    with pytest.raises(NodeTaken):
+        await Membership(store.client(), KEYS, registration("b"), TIMING).join()
+    assert store.revision == before
+    kv = await store.get(KEYS.agent("node-00"))
+    assert kv is not None
+    assert kv.lease
+
+
+async def test_a_lost_lease_leads_to_a_new_registration() -> None:
+    store = MemoryStore()
+    member = Membership(store, KEYS, registration("a"), TIMING)
+    await member.join()
+    old = await member.lease()
+    keeping = asyncio.create_task(member.keep())
+    store.expire(old.id)
+    assert await store.get(KEYS.agent("node-00")) is None
+    async with asyncio.timeout(5):
+        while await store.get(KEYS.agent("node-00")) is None:
+            await asyncio.sleep(0)
+    assert (await member.lease()).id != old.id
+    keeping.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await keeping
+
+
+async def test_an_outage_ends_nothing_and_the_node_joins_again() -> None:
+    store = MemoryStore()
+    member = Membership(store, KEYS, registration("a"), TIMING)
+    await member.join()
+    keeping = asyncio.create_task(member.keep())
+    store.outage()
+    store.advance(60)
+    await asyncio.sleep(0.01)
+    assert not keeping.done()
+    store.heal()
+    async with asyncio.timeout(5):
+        assert (await member.lease()).valid
+    kv = await store.get(KEYS.agent("node-00"))
+    assert kv is not None
+    assert kv.lease == (await member.lease()).id
+    keeping.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await keeping
+
+
+async def test_an_answer_that_went_astray_is_recognised_as_our_own_registration() -> None:
+    store = MemoryStore()
+    member = Membership(store, KEYS, registration("a"), TIMING)
+    await member.join()
+    again = Membership(store, KEYS, registration("a"), TIMING)
+    await again.join()
+    kv = await store.get(KEYS.agent("node-00"))
+    assert kv is not None
+    assert kv.lease == (await again.lease()).id
+
+
+async def test_a_registration_that_was_struck_off_is_written_again() -> None:
+    store = MemoryStore()
+    member = Membership(store, KEYS, registration("a"), TIMING)
+    await member.join()
+    await store.delete(KEYS.agent("node-00"))
+    await member.renew()
+    assert await store.get(KEYS.agent("node-00")) is not None
