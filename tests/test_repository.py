@@ -1,0 +1,177 @@
+"""What the repository says about itself is true."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import subprocess
+import sysconfig
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import tlaunch
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("launcher", "topology", "checkpoint", "conf")
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+README = (ROOT / "README.md").read_text()
+LONGEST_FILE = 400  # lines
+
+
+def tracked(*patterns: str) -> list[Path]:
+    """The files that git knows, links left out."""
+    names = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *patterns],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split("\0")
+    paths = [ROOT / name for name in names if name]
+    return [path for path in paths if path.is_file() and not path.is_symlink()]
+
+
+def test_versions_agree() -> None:
+    version = PROJECT["project"]["version"]
+    assert importlib.metadata.version("tlaunch") == version
+    assert tlaunch.__version__ == version
+    headings = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert headings[0] == "Unreleased"
+    assert version in headings
+
+
+def test_the_console_script_starts_the_package() -> None:
+    (script,) = importlib.metadata.entry_points(group="console_scripts", name="tlaunch")
+    assert script.value == "tlaunch.__main__:main"
+    assert (Path(sysconfig.get_path("scripts")) / "tlaunch").is_file()
+
+
+def test_the_licence_is_apache_2() -> None:
+    text = (ROOT / "LICENSE").read_text()
+    assert "Apache License\n" in text
+    assert "Version 2.0, January 2004" in text
+    assert re.search(r"Copyright \d{4} The tlaunch authors", text)
+    assert PROJECT["project"]["license"] == "Apache-2.0"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_the_links_lead_to_the_rooms(room: str) -> None:
+    link = ROOT / ".src" / "tlaunch" / room
+    assert link.is_symlink()
+    assert link.readlink() == Path("../..") / room, "an absolute link would break in every other clone"
+    assert (link / "__init__.py").is_file()
+
+
+# --- decisions and documents ----------------------------------------------------------------------------------------
+
+
+def decisions() -> list[Path]:
+    return sorted(path for path in (ROOT / "docs" / "adr").glob("*.md") if path.name != "README.md")
+
+
+def test_decisions_are_numbered_without_a_gap() -> None:
+    names = [path.name for path in decisions()]
+    assert [name[:5] for name in names] == [f"{number:04}-" for number in range(1, len(names) + 1)]
+
+
+def test_every_decision_has_its_title_and_its_place_in_the_index() -> None:
+    index = (ROOT / "docs" / "adr" / "README.md").read_text()
+    for path in decisions():
+        title = path.read_text().splitlines()[0]
+        assert re.match(rf"# (ADR )?{path.name[:4]}\W", title), f"{path.name} starts with {title!r}"
+        assert f"({path.name})" in index, f"docs/adr/README.md does not list {path.name}"
+
+
+@pytest.mark.parametrize("document", tracked("*.md"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_between_documents_lead_somewhere(document: Path) -> None:
+    targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", document.read_text())
+    lost = [target for target in targets if "://" not in target and not (document.parent / target).exists()]
+    assert lost == []
+
+
+def test_the_readme_names_only_targets_that_exist() -> None:
+    named = set(re.findall(r"^\s*make ([a-z-]+)|`make ([a-z-]+)", README, re.MULTILINE))
+    targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    wanted = {a or b for a, b in named}
+    assert {"demo", "test"} <= wanted <= targets
+
+
+# --- packages -------------------------------------------------------------------------------------------------------
+
+
+def pins() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pairs = [line.split("==") for line in lines if line and not line.startswith("#")]
+    return {canonicalize_name(name): version for name, version in pairs}
+
+
+def needed(name: str, extras: frozenset[str], seen: set[tuple[str, frozenset[str]]]) -> Iterator[Requirement]:
+    """All that a distribution needs here, directly and indirectly, from the metadata of what is installed."""
+    if (name, extras) in seen:
+        return
+    seen.add((name, extras))
+    for line in importlib.metadata.requires(name) or ():
+        requirement = Requirement(line)
+        marker = requirement.marker
+        if marker is None or any(marker.evaluate({"extra": extra}) for extra in {"", *extras}):
+            yield requirement
+            yield from needed(requirement.name, frozenset(requirement.extras), seen)
+
+
+def test_every_package_that_is_needed_has_a_tested_version() -> None:
+    tested = pins()
+    requirements = list(needed("tlaunch", frozenset({"dev"}), set()))
+    # PyTorch's builds for GPUs bring packages that the build for CPUs does not have, each with its exact version.
+    vendor = re.compile(r"nvidia-(?!ml-py)|triton|cuda-")
+    lost = {
+        req.name for req in requirements if canonicalize_name(req.name) not in tested and not vendor.match(req.name)
+    }
+    assert lost == set()
+    outside = {
+        str(req) for req in requirements if not req.specifier.contains(tested.get(canonicalize_name(req.name), "0"))
+    }
+    assert {text for text in outside if not vendor.match(text)} == set()
+
+
+def test_tested_versions_hold_on_every_machine() -> None:
+    text = (ROOT / "constraints.txt").read_text()
+    assert re.findall(r"^(?!#)(?!\S+==[\w.]+$).+$", text, re.MULTILINE) == [], (
+        "one exact public version a line, no hosts"
+    )
+
+
+# --- sources --------------------------------------------------------------------------------------------------------
+
+
+def test_every_folder_with_python_is_type_checked() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    folders = {path.relative_to(ROOT).parts[0] for path in tracked("*.py")}
+    tools = PROJECT["tool"]
+    assert folders - {"examples", ".src", *ROOMS} <= set(tools["mypy"]["files"])
+    assert folders - {".src"} <= set(tools["pyright"]["include"])
+    examples = {path.relative_to(ROOT).parent.as_posix() for path in tracked("examples/*.py")}
+    assert [folder for folder in examples - {"examples"} if f"cd {folder} &&" not in makefile] == []
+
+
+def test_files_fit_on_a_few_screens() -> None:
+    lengths = {path.relative_to(ROOT): len(path.read_text().splitlines()) for path in tracked("*.py")}
+    assert {path: length for path, length in lengths.items() if length > LONGEST_FILE} == {}
+
+
+def test_no_file_names_a_place_on_somebodys_machine() -> None:
+    # Not /home/user and the like in examples: a folder below a real home, a registry on a host of somebody's own.
+    private = re.compile(r"/(?:home|Users)/(?!user\b)\w|/root/|/work/|(?:index-url|find-links)\s*[=\s]")
+    found = []
+    for path in tracked():
+        if path.suffix in {".png", ".safetensors"}:
+            continue
+        for number, line in enumerate(path.read_text().splitlines(), start=1):
+            if private.search(line) and path != Path(__file__):
+                found.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()}")
+    assert found == []
