@@ -255,7 +255,10 @@ def _record(cls: type[Value]) -> _Codec:
             raise _Misfit(at, f"{name} with the key {min(missing)!r}", value)
         if unknown := value.keys() - codecs.keys():
             raise _Misfit(at, f"only the keys of {cls.__name__}", min(unknown))
-        return cls(**{key: codec.read(value[key], f"{at}.{key}") for key, codec in codecs.items()})
+        try:
+            return cls(**{key: codec.read(value[key], f"{at}.{key}") for key, codec in codecs.items()})
+        except TlaunchError as error:  # the class has checks of its own
+            raise _Misfit(at, f"{name} that makes sense ({error})", value) from None
 
     return _Codec(name, write, read)
 

@@ -44,6 +44,9 @@ st.register_type_strategy(
         lambda dims: Mesh(tuple(dims.items()))
     ),
 )
+st.register_type_strategy(
+    Machine, st.lists(st.from_type(Node), unique_by=lambda node: node.name).map(lambda nodes: Machine(tuple(nodes)))
+)
 st.register_type_strategy(float, st.floats(allow_nan=False, allow_infinity=False))
 
 
@@ -238,6 +241,13 @@ def test_classes_without_json_are_refused_at_once() -> None:
 class Keyed:
     by_slot: Mapping[Slot, bool]
     node: Node
+
+
+def test_what_a_class_itself_refuses_is_refused_with_its_place() -> None:
+    node = '{"name":"a","slots":1,"domain":null,"rack":null,"pod":null}'
+    data = f'{{"kind":"Machine","nodes":[{node},{node}]}}'.encode()
+    with pytest.raises(CodecError, match=r"^x: at the top: expected an object \(Machine\) .*node a stands twice"):
+        decode(Machine, data, "x")
 
 
 def test_mappings_may_have_slots_as_keys() -> None:
