@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import sys
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from typer.main import get_command
 from tlaunch.errors import InputError
 from tlaunch.launcher.cli import options
 from tlaunch.launcher.cli.flags import Flag, flags_of, read_words
+from tlaunch.launcher.cli.nearest import did_you_mean
 
 T = TypeVar("T")
 
@@ -133,5 +133,5 @@ def _sentence(error: Exception, words: Sequence[str]) -> str:
     word = next((word for word in words if word.startswith(option)), option).partition("=")[0]
     context: Any = getattr(error, "ctx", None)
     known = [name for param in context.command.params for name in param.opts] if context else []
-    near = difflib.get_close_matches("--" + word.lstrip("-"), known, 1)
-    return f"unknown flag {word}" + (f"; did you mean {near[0]}?" if near else f"; see {NAME} --help")
+    hint = did_you_mean("--" + word.lstrip("-"), known) or f"; see {NAME} --help"
+    return f"unknown flag {word}{hint}"

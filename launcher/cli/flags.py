@@ -120,16 +120,9 @@ def read_words(cls: type[T], words: Mapping[str, Any]) -> T:
 def _value(declared: Flag, word: str | bool | list[str]) -> object:  # noqa: FBT001  a switch's word is a bool
     if isinstance(word, bool):
         return word
-    return tuple(word) if isinstance(word, list) else read(declared, word, declared.name)
-
-
-def read(declared: Flag, word: str, where: str) -> object:
-    """Read one value; ``where`` names its place in the error.
-
-    Raises:
-        InputError: the value is not what the flag takes.
-    """
+    if isinstance(word, list):
+        return tuple(word)
     try:
         return declared.read(word)
     except ValueError as error:
-        raise InputError(f"{where}: expected {error}, got {word!r}") from None
+        raise InputError(f"{declared.name}: expected {error}, got {word!r}") from None

@@ -14,10 +14,9 @@ from tlaunch.launcher.core.spec import JobSpec
 from tlaunch.launcher.hosts.request import RunRequest
 from tlaunch.topology.mesh import Mesh
 from tlaunch.topology.model import Machine
+from tlaunch.topology.yamltree import is_name
 
 LOGS = "tlaunch-logs"
-
-_JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def build(given: RunOptions, env: Mapping[str, str]) -> RunRequest:
@@ -33,9 +32,9 @@ def build(given: RunOptions, env: Mapping[str, str]) -> RunRequest:
     if min_world > mesh.size:
         raise InputError(f"--min-world {min_world}: the job has {mesh.size} ranks; expected at most that many")
     job_id = given.job_id if given.job_id is not None else _new_job_id(argv[0], module=given.module)
-    if not _JOB_ID.fullmatch(job_id):
+    if not is_name(job_id):
         raise InputError(
-            f"--job-id {job_id!r}: expected at most 100 letters, digits, '.', '_' and '-', the first a letter or digit"
+            f"--job-id {job_id!r}: expected at most 128 letters, digits, '.', '_' and '-', the first a letter or digit"
         )
     if given.policy is not None:
         _check_policy(given.policy)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 from tlaunch.errors import InputError
+from tlaunch.launcher.cli.nearest import did_you_mean
 
 
 def check_script(script: str) -> None:
@@ -34,8 +34,7 @@ def _nearest(path: Path) -> str:
         names = [entry.name for entry in path.parent.iterdir() if entry.suffix == ".py"]
     except OSError:
         return f"; there is no directory {path.parent}"
-    near = difflib.get_close_matches(path.name, names, 1)
-    return f"; did you mean {path.with_name(near[0])}?" if near else ""
+    return did_you_mean(path.name, names)
 
 
 def check_module(name: str) -> None:

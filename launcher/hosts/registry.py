@@ -85,6 +85,18 @@ def find(job_id: str | None) -> RunningJob:
     return jobs[names.index(job_id)]
 
 
+def launcher_fd(job: RunningJob) -> int | None:
+    """Return a pidfd of a job's launcher, which becomes readable when it ends; ``None`` when it has ended already."""
+    try:
+        fd = os.pidfd_open(job.pid)
+    except ProcessLookupError:
+        return None
+    if _start_time(job.pid) == job.started:  # looked at only now: the pid cannot change hands while we hold the fd
+        return fd
+    os.close(fd)
+    return None
+
+
 def _entries() -> Iterator[tuple[Path, RunningJob]]:
     for directory in _candidates():
         if directory.is_dir():

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -86,6 +87,21 @@ def test_a_zombie_is_not_running(runtime: Path) -> None:
     assert registry.running() == []
     assert not path.exists()
     zombie.wait()
+
+
+def test_the_end_of_a_launcher_can_be_waited_for(runtime: Path) -> None:
+    launcher = subprocess.Popen(["sleep", "60"])
+    job = RunningJob("gpt", ETCD, launcher.pid, registry._start_time(launcher.pid) or 0)
+    fd = registry.launcher_fd(job)
+    assert fd is not None
+    assert select.select([fd], [], [], 0)[0] == []
+    launcher.kill()
+    assert select.select([fd], [], [], 10)[0] == [fd]
+    os.close(fd)
+    assert registry.launcher_fd(job) is None  # a zombie
+    launcher.wait()
+    assert registry.launcher_fd(job) is None
+    assert registry.launcher_fd(RunningJob("gpt", ETCD, os.getpid(), 1)) is None
 
 
 def test_a_recycled_pid_is_not_believed(runtime: Path) -> None:
