@@ -8,13 +8,13 @@ import os
 import signal
 import sys
 
-from tlaunch.errors import TlaunchError
+from tlaunch.errors import InputError, TlaunchError
 from tlaunch.launcher.control.agent import Agent
 from tlaunch.launcher.control.config import AgentConfig
 from tlaunch.launcher.control.layout import Keys
 from tlaunch.launcher.control.output import Output, standard_output
-from tlaunch.launcher.core.codec import decode
 from tlaunch.launcher.control.policies import load_policy
+from tlaunch.launcher.core.codec import decode
 from tlaunch.launcher.core.spec import JobSpec
 from tlaunch.launcher.store.endpoints import Endpoints
 from tlaunch.launcher.store.etcd import connect
@@ -25,7 +25,8 @@ def main() -> int:
     """Run one agent until its job has ended. Standard output carries what the ranks print, one JSON object a line."""
     config = AgentConfig.parse(sys.argv[1:])
     logging.basicConfig(
-        level=os.environ.get("TLAUNCH_LOG_LEVEL", "INFO"), format=f"%(asctime)s {config.node.name} %(levelname)s %(message)s"
+        level=os.environ.get("TLAUNCH_LOG_LEVEL", "INFO"),
+        format=f"%(asctime)s {config.node.name} %(levelname)s %(message)s",
     )
     try:
         return asyncio.run(_run(config))
@@ -38,12 +39,17 @@ async def _run(config: AgentConfig) -> int:
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    store = await connect(Endpoints.from_environment(os.environ))
+    endpoints = Endpoints.given(env=os.environ)
+    if endpoints is None:
+        raise InputError("no store: expected TLAUNCH_ETCD in the agent's environment")
+    store = await connect(endpoints)
     try:
         keys = Keys(config.job)
         kv = await store.get(keys.spec)
         if kv is None:
-            raise StoreError(f"job {config.job} does not exist in the store: expected its launcher to have written {keys.spec}")
+            raise StoreError(
+                f"job {config.job} does not exist in the store: expected its launcher to have written {keys.spec}"
+            )
         output = Output(await standard_output())
         agent = Agent(config, store, decode(JobSpec, kv.value, keys.spec), load_policy(config.policy), output)
         await agent.run()

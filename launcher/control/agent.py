@@ -1,4 +1,4 @@
-"""The agent: one for each node. Holds the node's place in the job, runs what the plan assigns to it, reports what happened."""
+"""The agent, one for each node: keeps the node's place in the job, runs its share of the plan, and reports."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any, NoReturn, TypeVar
 
 from tlaunch.errors import TlaunchError
 from tlaunch.launcher.control.commands import obey
+from tlaunch.launcher.control.commit import Ledger
 from tlaunch.launcher.control.config import AgentConfig
 from tlaunch.launcher.control.controller import Controller
 from tlaunch.launcher.control.election import Fence, campaign
@@ -25,11 +26,12 @@ from tlaunch.launcher.control.probe import Listener
 from tlaunch.launcher.control.records import Ack, Registration, Rendezvous
 from tlaunch.launcher.control.slots import Program, Slots
 from tlaunch.launcher.control.timing import Timing
-from tlaunch.launcher.control.zygotes import ZygoteSource
+from tlaunch.launcher.control.zygotes import ZygoteSource, base_environment
 from tlaunch.launcher.core.assign import Assignment, Generation
 from tlaunch.launcher.core.codec import decode, encode
 from tlaunch.launcher.core.policy import Policy
 from tlaunch.launcher.core.spec import JobSpec
+from tlaunch.launcher.store.endpoints import VARIABLES
 from tlaunch.launcher.store.mirror import Mirror
 from tlaunch.launcher.store.protocol import Get, Store, StoreError, StoreRefused
 from tlaunch.topology.discover.nvml import gpu_count
@@ -53,7 +55,9 @@ class Agent:
         self._output = output
         self._timing = Timing()
         self._keys = Keys(config.job)
-        self._zygotes = ZygoteSource(config.zygote, config.log_dir / "agents" / config.node.name, self._timing)
+        env = _worker_base(config)
+        log_file = config.log_dir / "agents" / f"{config.node.name}.zygote.log"
+        self._zygotes = ZygoteSource(config.zygote, env, log_file, self._timing)
         self._report_due = asyncio.Event()
         program = Program(
             job=config.job,
@@ -61,11 +65,13 @@ class Agent:
             module=config.module,
             start=config.start,
             cwd=str(Path.cwd()),
-            env=dict(os.environ),
+            env=env,
             log_dir=config.log_dir,
             gpus=_has_gpus(),
         )
-        self._slots = Slots(config.node, program, self._zygotes.get, output, self._timing, self._report_due.set)
+        self._slots = Slots(
+            config.node, program, self._zygotes.get, output, timing=self._timing, changed=self._report_due.set
+        )
         self._listener = Listener(uuid.uuid4().hex)
         self._membership: Membership | None = None
         self._meeting: Meeting | None = None
@@ -83,7 +89,7 @@ class Agent:
         membership = Membership(self._store, self._keys, registration, self._timing)
         try:
             await membership.join()
-            async with Mirror(self._store, self._keys.generation) as head:
+            async with Mirror(self._store, self._keys.generation, gap=self._timing.lease) as head:
                 await _until_first(
                     self._follow(head, membership),
                     membership.keep(),
@@ -102,9 +108,7 @@ class Agent:
     async def _lead(self, fence: Fence, head: Mirror) -> None:
         log.info("node %s is the controller", self._config.node.name)
         controller = Controller(
-            store=self._store,
-            keys=self._keys,
-            fence=fence,
+            ledger=Ledger(self._store, self._keys, fence),
             spec=self._spec,
             policy=self._policy,
             timing=self._timing,
@@ -203,7 +207,7 @@ class Agent:
                 await asyncio.sleep(self._timing.retry)
 
 
-async def _until_first(main: Coroutine[Any, Any, None], *others: Coroutine[Any, Any, NoReturn]) -> None:
+async def _until_first(main: Coroutine[Any, Any, None], *others: Coroutine[Any, Any, None]) -> None:
     """Run all until ``main`` ends or any of them fails; then cancel the rest and raise the first failure."""
     tasks = [asyncio.ensure_future(part) for part in (main, *others)]
     try:
@@ -219,6 +223,15 @@ async def _until_first(main: Coroutine[Any, Any, None], *others: Coroutine[Any, 
 async def _interrupt(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.wait([task])
+
+
+def _worker_base(config: AgentConfig) -> dict[str, str]:
+    """Return what workers inherit. How to get at the store is none of their business, a password least of all.
+
+    With a shared zygote the launcher has prepared the environment, and the two have to agree.
+    """
+    env = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    return env if config.zygote else base_environment(env, config.node.slots)
 
 
 def _has_gpus() -> bool:

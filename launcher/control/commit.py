@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from itertools import islice
 
@@ -18,26 +19,38 @@ TXN_PUTS = 100
 
 
 class Committed(Enum):
+    """The two certain outcomes. The third, an unknown one, is an exception."""
+
     DONE = "done"
     LOST = "lost"
 
 
-async def commit(
-    store: Store, keys: Keys, fence: Fence, head_revision: int, plan: Plan, head: Generation, changed: Mapping[str, Assignment]
-) -> Committed:
-    """Make ``plan`` the current one. ``head_revision`` is the mod_revision of the previous generation key, 0 for none.
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """The right to write plans, for one term in office."""
 
-    Assignments that do not fit into the one transaction are written before it: an agent heeds an assignment only once its
-    generation is the current one. Raises ``StoreUnknown`` when the outcome is open; the caller reads before it goes on.
-    """
-    compare = [fence.compare(), Compare(keys.generation, mod_revision=head_revision)]
-    batches = list(_batches([Put(keys.assign(node), encode(given)) for node, given in changed.items()]))
-    last = batches.pop() if batches and len(batches[-1]) <= TXN_PUTS - 2 else []
-    for batch in batches:
-        if not (await store.txn(compare, batch)).succeeded:
-            return Committed.LOST
-    final = [*last, Put(keys.plan(plan.generation), encode(plan)), Put(keys.generation, encode(head))]
-    return Committed.DONE if (await store.txn(compare, final)).succeeded else Committed.LOST
+    store: Store
+    keys: Keys
+    fence: Fence
+
+    async def commit(
+        self, head_revision: int, plan: Plan, head: Generation, changed: Mapping[str, Assignment]
+    ) -> Committed:
+        """Make ``plan`` the current one. ``head_revision``: mod_revision of the previous generation key, 0 for none.
+
+        Assignments that do not fit into the one transaction are written before it: an agent heeds an assignment only
+        once its generation is the current one. Raises ``StoreUnknown`` when the outcome is open; the caller reads
+        before it goes on.
+        """
+        keys = self.keys
+        compare = [self.fence.compare(), Compare(keys.generation, mod_revision=head_revision)]
+        batches = list(_batches([Put(keys.assign(node), encode(given)) for node, given in changed.items()]))
+        last = batches.pop() if batches and len(batches[-1]) <= TXN_PUTS - 2 else []
+        for batch in batches:
+            if not (await self.store.txn(compare, batch)).succeeded:
+                return Committed.LOST
+        final = [*last, Put(keys.plan(plan.generation), encode(plan)), Put(keys.generation, encode(head))]
+        return Committed.DONE if (await self.store.txn(compare, final)).succeeded else Committed.LOST
 
 
 def _batches(puts: Sequence[Put]) -> Iterator[list[Put]]:

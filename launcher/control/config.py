@@ -13,8 +13,12 @@ from tlaunch.topology.model import Node
 
 @dataclass(frozen=True, slots=True)
 class AgentConfig:
-    """One agent. ``host``: the address that other nodes reach this one by. ``zygote``: the socket of one that serves several
-    agents, or ``None`` to start an own one. The store's endpoints come from the environment (``TLAUNCH_ETCD...``)."""
+    """One agent.
+
+    ``host``: the address that other nodes reach this one by. ``zygote``: the socket of one that serves
+    several agents, or ``None`` to start an own one. The store's endpoints come from the environment
+    (``TLAUNCH_ETCD...``).
+    """
 
     job: str
     node: Node

@@ -1,4 +1,4 @@
-"""The controller: a level-triggered loop around the pure core. Load, decide, commit; then sleep until something changed."""
+"""The controller, a level-triggered loop around the pure core: load, decide, commit, and wait for a change."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tlaunch.launcher.control.commit import Committed, commit
-from tlaunch.launcher.control.election import Fence
-from tlaunch.launcher.control.layout import Keys
+from tlaunch.launcher.control.commit import Committed, Ledger
 from tlaunch.launcher.control.probe import Verdict, probe_all
 from tlaunch.launcher.control.records import Registration
 from tlaunch.launcher.control.snapshot import Moment, View, snapshot
@@ -23,7 +21,7 @@ from tlaunch.launcher.core.planner import step
 from tlaunch.launcher.core.policy import Policy
 from tlaunch.launcher.core.spec import JobSpec
 from tlaunch.launcher.store.mirror import Mirror
-from tlaunch.launcher.store.protocol import Compare, Delete, Store, StoreUnknown
+from tlaunch.launcher.store.protocol import Compare, Delete, StoreUnknown
 
 log = logging.getLogger(__name__)
 
@@ -32,9 +30,7 @@ log = logging.getLogger(__name__)
 class Controller:
     """One term in office. ``contact_since`` says since when the agent has been in unbroken contact with the store."""
 
-    store: Store
-    keys: Keys
-    fence: Fence
+    ledger: Ledger
     spec: JobSpec
     policy: Policy
     timing: Timing
@@ -46,8 +42,8 @@ class Controller:
 
     async def run(self) -> None:
         """Lead until deposed (a commit loses its comparison) or the job has a result."""
-        async with Mirror(self.store, self.keys.root) as mirror:
-            view = View(self.keys, mirror.items)
+        async with Mirror(self.ledger.store, self.ledger.keys.root) as mirror:
+            view = View(self.ledger.keys, mirror.items)
             while True:
                 cluster = self._snapshot(view)
                 if cluster.plan is not None and cluster.plan.result is not None:
@@ -90,9 +86,9 @@ class Controller:
         return plan, None
 
     async def _ask_around(self, view: View, cluster: Cluster) -> frozenset[str]:
-        """Probe the agents that run ranks. Those that are certainly gone leave the registry; returns the silent ones."""
+        """Probe the agents that run ranks. Strikes off those that are certainly gone, and returns the silent ones."""
         seated = frozenset(cluster.plan.nodes if cluster.plan else ()) & cluster.alive
-        asked = {name: record for name, record in view.below(Registration, self.keys.agents) if name in seated}
+        asked = {name: record for name, record in view.below(Registration, self.ledger.keys.agents) if name in seated}
         verdicts = await probe_all(asked.values(), self.timing.probe)
         for name, verdict in verdicts.items():
             if verdict is Verdict.GONE:
@@ -101,19 +97,21 @@ class Controller:
         return frozenset(name for name, verdict in verdicts.items() if verdict is Verdict.SILENT)
 
     async def _strike_off(self, view: View, node: str) -> None:
-        """Delete a registration, so that every later controller knows too. Should its agent live after all, it registers anew."""
-        key = self.keys.agent(node)
+        """Delete a registration, so that every later controller knows too.
+
+        Should its agent live after all, it registers anew.
+        """
+        key = self.ledger.keys.agent(node)
         kv = view.items.get(key)
         if kv is not None:
             self._struck[node] = kv.mod_revision
-            await self.store.txn([self.fence.compare(), Compare(key, mod_revision=kv.mod_revision)], [Delete(key)])
+            unchanged = [self.ledger.fence.compare(), Compare(key, mod_revision=kv.mod_revision)]
+            await self.ledger.store.txn(unchanged, [Delete(key)])
 
     def _gone(self, view: View) -> frozenset[str]:
         """Return the nodes that were struck off and have not registered anew."""
-        registered = {node: view.items.get(self.keys.agent(node)) for node in self._struck}
-        return frozenset(
-            node for node, kv in registered.items() if kv is None or kv.mod_revision <= self._struck[node]
-        )
+        registered = {node: view.items.get(self.ledger.keys.agent(node)) for node in self._struck}
+        return frozenset(node for node, kv in registered.items() if kv is None or kv.mod_revision <= self._struck[node])
 
     def _patience(self, cluster: Cluster) -> bool:
         """Whether to wait on for a silent agent: at most until its lease must have run out."""
@@ -131,14 +129,14 @@ class Controller:
 
     async def _commit(self, view: View, plan: Plan, cluster: Cluster) -> bool:
         """Commit; false when somebody else leads now."""
-        previous = dict(view.below(Assignment, self.keys.assigns))
+        previous = dict(view.below(Assignment, self.ledger.keys.assigns))
         wanted = assignments(plan, cluster.machine, previous)
         changed = {node: given for node, given in wanted.items() if previous.get(node) != given}
-        head = view.items.get(self.keys.generation)
+        head = view.items.get(self.ledger.keys.generation)
         revision = 0 if head is None else head.mod_revision
         record = generation_head(plan, self.spec)
         try:
-            outcome = await commit(self.store, self.keys, self.fence, revision, plan, record, changed)
+            outcome = await self.ledger.commit(revision, plan, record, changed)
         except StoreUnknown as error:
             log.warning("generation %d: unknown whether it was committed (%s); reading again", plan.generation, error)
             return True
@@ -149,9 +147,9 @@ class Controller:
     async def _catch_up(self, mirror: Mirror, generation: int) -> None:
         """Wait until the mirror shows our own commit; after an unknown outcome, give up once contact is proven anew."""
         start = time.monotonic()
-        while self.keys.plan(generation) not in mirror.items:
+        while self.ledger.keys.plan(generation) not in mirror.items:
             await mirror.changed(self.timing.request)
-            if mirror.contact > start + self.timing.request and self.keys.plan(generation) not in mirror.items:
+            if mirror.contact > start + self.timing.request and self.ledger.keys.plan(generation) not in mirror.items:
                 return
 
 

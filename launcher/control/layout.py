@@ -18,8 +18,8 @@ key                    value                                         written by 
 ``commands/node/...``  :class:`KillRank`, ...; the agent deletes it  operator                none
 =====================  ============================================  ======================  ================
 
-``reports/<node>`` and ``acks/<node>`` are states, not events: an agent overwrites its own, so that a new controller sees the same
-as the old one did, and nothing piles up.
+``reports/<node>`` and ``acks/<node>`` are states, not events: an agent overwrites its own, so that a new controller
+sees the same as the old one did, and nothing piles up.
 """
 
 from __future__ import annotations

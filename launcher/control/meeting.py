@@ -1,7 +1,7 @@
 """Where the ranks of one generation meet: a store process beside rank 0, on a port that is fresh for each generation.
 
-The agent of rank 0's node binds the port itself and publishes it before the store process is up: connections queue in the
-socket's backlog, so nobody waits for it and no port can be taken by somebody else in between.
+The agent of rank 0's node binds the port itself and publishes it before the store process is up: connections queue in
+the socket's backlog, so nobody waits for it and no port can be taken by somebody else in between.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tlaunch.errors import TlaunchError
 from tlaunch.launcher.control.layout import Keys
 from tlaunch.launcher.control.records import Rendezvous
 from tlaunch.launcher.control.spawn import Process, Zygote
-from tlaunch.launcher.core.codec import decode, encode
+from tlaunch.launcher.core.codec import decode
 from tlaunch.launcher.process.messages import Work
 from tlaunch.launcher.store.protocol import Store, StoreError, StoreRefused, WatchBroken
 
@@ -37,7 +37,7 @@ class Meeting:
 
 
 async def open_meeting(zygote: Zygote, host: str, log: str) -> Meeting:
-    """Bind a free port of ``host`` and start the store process on it. ``log`` is the path for what the process prints."""
+    """Bind a free port of ``host`` and start the store process on it, which prints to the file ``log``."""
     listener = socket.create_server((host, 0), backlog=BACKLOG)
     try:
         place = Rendezvous(host, listener.getsockname()[1])

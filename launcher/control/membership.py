@@ -18,7 +18,10 @@ class NodeTaken(InputError):
 
 
 class Membership:
-    """Registers once, and again whenever the lease is lost. Losing it ends nothing by itself: only a newer plan does."""
+    """Registers once, and again whenever the lease is lost.
+
+    Losing the lease ends nothing by itself: only a newer plan does.
+    """
 
     def __init__(self, store: Store, keys: Keys, registration: Registration, timing: Timing) -> None:
         self.registration = registration
@@ -40,7 +43,10 @@ class Membership:
         self._joined.set()
 
     async def keep(self) -> NoReturn:
-        """Join again, with a new lease, each time the present one is lost. Raises ``NodeTaken`` when the name is gone."""
+        """Join again, with a new lease, each time the present one is lost.
+
+        Raises ``NodeTaken`` when somebody else has taken the name meanwhile.
+        """
         while True:
             lease = await self.lease()
             await lease.lost()
@@ -85,8 +91,8 @@ class Membership:
             holder = decode(Registration, held.value, key)
             if holder.incarnation != self.registration.incarnation:
                 raise NodeTaken(
-                    f"node {node.name} of job {self._keys.job} is already registered by pid {holder.pid} on {holder.host}: "
-                    "expected each node name once"
+                    f"node {node.name} of job {self._keys.job} is already registered by pid {holder.pid} on "
+                    f"{holder.host}: expected each node name once"
                 )
         # It is our own, from before the lease was lost, or the answer to the first attempt went astray.
         await self._store.put(key, value, lease=lease.id)

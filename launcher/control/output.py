@@ -1,7 +1,7 @@
-"""What workers print: into a file for each rank, and from there, line by line, to whoever reads the agent's standard output.
+"""What workers print: into a file for each rank, and from there, line by line, to the agent's standard output.
 
-The worker writes to its file itself, so that nothing is lost when the agent dies and no reader can hold it up. The agent
-follows the files; that is the one place with a short pause between looks, and it is not on any recovery path.
+The worker writes to its file itself, so that nothing is lost when the agent dies and no reader can hold it up. The
+agent follows the files; that is the one place with a short pause between looks, and it is not on any recovery path.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ class Followed:
     last: bool = False
 
     def lines(self) -> list[str]:
-        """Return the whole lines of the next chunk; a line without an end counts when the file is finished or it is too long."""
+        """Return the lines of the next chunk.
+
+        One that has no end yet waits for it, unless the file is finished or the line is too long.
+        """
         chunk = os.read(self.fd, CHUNK)
         self.rest += chunk
         *whole, self.rest = self.rest.split(b"\n")

@@ -11,7 +11,9 @@ from tlaunch.launcher.core.policy import Policy
 
 
 def load_policy(name: str | None) -> Policy:
-    """Import ``module:Class`` (the working directory counts as on the path) and make one; the default ladder for ``None``.
+    """Import ``module:Class`` and make one; for ``None``, the default ladder.
+
+    The working directory counts as on the path.
 
     Raises:
         InputError: it cannot be found, imported or made, or it is no :class:`Policy`.

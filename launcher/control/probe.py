@@ -1,7 +1,8 @@
 """Asking an agent directly whether it is there.
 
-A lost node is noticed by its lease at the latest. When ranks elsewhere fail, their node may be the victim of another one that
-is gone: then the operating system of a dead agent's host refuses the connection at once, and the controller need not wait.
+A lost node is noticed by its lease at the latest. When ranks elsewhere fail, their node may be the victim of another
+one that is gone: then the operating system of a dead agent's host refuses the connection at once, and the controller
+need not wait.
 """
 
 from __future__ import annotations

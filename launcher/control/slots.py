@@ -14,7 +14,7 @@ from typing import Literal
 from tlaunch.errors import TlaunchError
 from tlaunch.launcher.control.output import Output
 from tlaunch.launcher.control.records import Rendezvous, Report
-from tlaunch.launcher.control.spawn import Process, SpawnError, Zygote
+from tlaunch.launcher.control.spawn import Process, Zygote
 from tlaunch.launcher.control.timing import Timing
 from tlaunch.launcher.core.assign import AssignedSeat, Assignment, Generation
 from tlaunch.launcher.core.environment import worker_environment
@@ -65,6 +65,7 @@ class Slots:
         program: Program,
         zygote: Callable[[], Awaitable[Zygote]],
         output: Output,
+        *,
         timing: Timing,
         changed: Callable[[], None],
     ) -> None:
@@ -112,7 +113,10 @@ class Slots:
         await asyncio.gather(*(self._start(head, assignment, seat, place) for seat in self.to_start(assignment)))
 
     async def warm(self, assignment: Assignment | None) -> None:
-        """See to it that a standby waits in each slot without a rank, and one more where ranks run, for a restart in place."""
+        """See to it that a standby waits in each slot without a rank.
+
+        Where ranks run there is one more, for a restart in place.
+        """
         seated = {seat.index for seat in assignment.seats} if assignment else set[int]()
         bad = self._bad.keys() | set(assignment.bad if assignment else ())
         wanted = {index for index in range(self._node.slots) if index not in seated and index not in bad}
@@ -200,7 +204,7 @@ class Slots:
                     mode=program.start,
                 )
             )
-        except (SpawnError, OSError) as error:
+        except (TlaunchError, OSError) as error:
             log.error("rank %d could not be started: %s", seat.rank, error)  # noqa: TRY400  # one line says it all
             self._running.pop(seat.index, None)
             self._exits[seat.rank] = Exit(message=f"could not be started: {error}")
@@ -211,9 +215,7 @@ class Slots:
             del self._running[running.seat.index]
         self._output.finish(running.seat.rank)
         if not running.yielding:
-            self._exits[running.seat.rank] = Exit(
-                ended.code, ended.signal, ended.message, ended.traceback, time.time()
-            )
+            self._exits[running.seat.rank] = Exit(ended.code, ended.signal, ended.message, ended.traceback, time.time())
             self._changed()
 
     async def _end(self, ending: Iterable[Running], grace: float) -> None:
@@ -230,4 +232,6 @@ class Slots:
                 running.process.kill(signal.SIGKILL)
             _, late = await asyncio.wait(waiting, timeout=self._timing.reap)
         if late:
-            raise Stuck(f"{len(late)} processes on {self._node.name} did not die of SIGKILL within {self._timing.reap:g} s")
+            raise Stuck(
+                f"{len(late)} processes on {self._node.name} did not die of SIGKILL within {self._timing.reap:g} s"
+            )

@@ -57,7 +57,8 @@ class View:
 class Moment:
     """What the controller knows that does not stand in the store: its own clock.
 
-    ``settled``: contact with the store has been unbroken for a whole lease, so that a missing registration means a lost node.
+    ``settled``: contact with the store has been unbroken for a whole lease, so that a missing registration means a
+    lost node.
     """
 
     now: float
@@ -125,9 +126,8 @@ def _exits(view: View, plan: Plan | None) -> Mapping[int, Exit]:
     for name, report in view.below(Report, view.keys.reports):
         if report.generation != plan.generation:
             continue
-        for rank, ended in report.exits.items():
-            if rank < plan.world_size and plan.seats[rank].slot.node == name:
-                exits[rank] = ended
+        seated = {rank for rank in report.exits if rank < plan.world_size and plan.seats[rank].slot.node == name}
+        exits.update({rank: report.exits[rank] for rank in seated})
     return exits
 
 

@@ -14,10 +14,11 @@ from tlaunch.errors import InputError
 class Timing:
     """``lease``: a node that has not been heard of for this long is lost. ``request``: one request to the store.
 
-    ``probe``: one direct question to an agent. ``retry``: pause before a failed request is tried again. ``yield_grace``: what a worker
-    gets between SIGTERM and SIGKILL when its generation is over; its state is lost anyway, so this only lets it say goodbye.
-    ``stop_grace``: the same when the job ends. ``reap``: until a killed process is gone. ``meet``: until rank 0's node has opened the
-    rendezvous. ``warm``: until a zygote has imported torch and answers.
+    ``probe``: one direct question to an agent. ``retry``: pause before a failed request is tried again.
+    ``yield_grace``: what a worker gets between SIGTERM and SIGKILL when its generation is over; its state is lost
+    anyway, so this only lets it say goodbye. ``stop_grace``: the same when the job ends. ``reap``: until a killed
+    process is gone. ``meet``: until rank 0's node has opened the rendezvous. ``warm``: until a zygote has imported
+    torch and answers.
     """
 
     lease: float = 4.0
@@ -33,7 +34,8 @@ class Timing:
     def __post_init__(self) -> None:
         if not self.retry < self.probe < self.request < self.lease:
             raise InputError(
-                f"timing: expected retry < probe < request < lease, got {self.retry} {self.probe} {self.request} {self.lease}"
+                "timing: expected retry < probe < request < lease, "
+                f"got {self.retry} {self.probe} {self.request} {self.lease}"
             )
         if self.lease < 2:
             raise InputError(f"timing: a lease of {self.lease} s is shorter than the 2 s that etcd grants at least")

@@ -40,8 +40,11 @@ def start_zygote(
         listener.bind(socket_path)
         listener.listen(_BACKLOG)
         kwargs = lifeline.popen_kwargs()
-        kwargs["pass_fds"] = (*kwargs["pass_fds"], listener.fileno())
-        command = [sys.executable, "-m", "tlaunch.launcher.elastic.zygote", "--listen-fd", str(listener.fileno())]
-        return subprocess.Popen(
+        fds = {"--listen-fd": listener.fileno(), "--lifeline-fd": lifeline.read_fd}
+        kwargs["pass_fds"] = tuple(fds.values())
+        arguments = [f"{option}={fd}" for option, fd in fds.items()]
+        command = [sys.executable, "-m", "tlaunch.launcher.elastic.zygote", *arguments]
+        process: subprocess.Popen[bytes] = subprocess.Popen(
             command, env=dict(env), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=os.sep, **kwargs
         )
+        return process

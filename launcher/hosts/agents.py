@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -43,6 +44,13 @@ class AgentProcess:
         """The exit code; ``None`` while it runs."""
         return None if self._process is None else self._process.returncode
 
+    @property
+    def ending(self) -> str:
+        """How it ended, in words."""
+        if self.code is not None and self.code < 0:
+            return f"killed by {signal.Signals(-self.code).name}"
+        return f"exit code {self.code}"
+
     async def start(self) -> None:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
@@ -52,14 +60,14 @@ class AgentProcess:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
-                env={**os.environ, **self.env},
+                env=dict(self.env),
                 limit=LINE_LIMIT,
                 **self._lifeline.popen_kwargs(),
             )
         self._relay = asyncio.create_task(self._relay_lines())
 
     async def finish(self, grace: float) -> None:
-        """Wait for the agent to end by itself; after ``grace`` seconds it is killed with everything that runs under it."""
+        """Wait for the agent to end by itself; after ``grace`` seconds kill it with all that runs under it."""
         if self._process is not None and self._relay is not None:
             await asyncio.wait([self._relay], timeout=grace)
             self._lifeline.close()
@@ -89,4 +97,5 @@ class AgentProcess:
             record = json.loads(line)
             self.view.worker_line(record["rank"], record["stream"], record["text"])
         await process.wait()
+        self.view.notice(f"the agent of {self.name} has ended: {self.ending}")
         self.ended()

@@ -15,9 +15,10 @@ from tlaunch.topology.model import Machine
 class RunRequest:
     """One run of one script.
 
-    ``machine``: the nodes to start agents for, with their coordinates. ``argv``: the script (or module, with ``module``) and its
-    arguments. ``start``: fork workers from a warm zygote, or start fresh interpreters. ``policy``: ``module:Class`` or ``None``.
-    ``endpoints``: the etcd to use, ``None`` for an embedded one. ``log_dir`` exists.
+    ``machine``: the nodes to start agents for, with their coordinates. ``argv``: the script (or module, with
+    ``module``) and its arguments. ``start``: fork workers from a warm zygote, or start fresh interpreters.
+    ``policy``: ``module:Class`` or ``None``. ``endpoints``: the etcd to use, ``None`` for an embedded one.
+    ``log_dir`` exists.
     """
 
     spec: JobSpec

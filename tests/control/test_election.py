@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tlaunch.launcher.control.commit import Committed, commit
+from tlaunch.launcher.control.commit import Committed, Ledger
 from tlaunch.launcher.control.election import Fence, campaign
 from tlaunch.launcher.control.layout import Keys
 from tlaunch.launcher.control.membership import Membership
@@ -79,9 +79,9 @@ async def test_a_deposed_controller_cannot_commit() -> None:
         old = await one.terms.get()
         store.expire((await one.member.lease()).id)
         new = await two.terms.get()
-        assert await commit(store, KEYS, old, 0, PLAN, HEAD, {}) is Committed.LOST
+        assert await Ledger(store, KEYS, old).commit(0, PLAN, HEAD, {}) is Committed.LOST
         assert await store.get(KEYS.generation) is None
-        assert await commit(store, KEYS, new, 0, PLAN, HEAD, {}) is Committed.DONE
+        assert await Ledger(store, KEYS, new).commit(0, PLAN, HEAD, {}) is Committed.DONE
 
 
 async def test_a_plan_made_on_an_old_generation_is_not_committed() -> None:
@@ -89,8 +89,8 @@ async def test_a_plan_made_on_an_old_generation_is_not_committed() -> None:
     one = Candidate(store, "one")
     async with asyncio.timeout(5), campaigning(one):
         fence = await one.terms.get()
-        assert await commit(store, KEYS, fence, 0, PLAN, HEAD, {}) is Committed.DONE
-        assert await commit(store, KEYS, fence, 0, PLAN, HEAD, {}) is Committed.LOST
+        assert await Ledger(store, KEYS, fence).commit(0, PLAN, HEAD, {}) is Committed.DONE
+        assert await Ledger(store, KEYS, fence).commit(0, PLAN, HEAD, {}) is Committed.LOST
 
 
 @pytest.mark.parametrize("nodes", [1, 98, 99, 100, 101, 250])
@@ -100,7 +100,7 @@ async def test_assignments_of_any_number_of_nodes_are_written_with_the_plan(node
     changed = {f"node-{index}": Assignment(1, None, ()) for index in range(nodes)}
     async with asyncio.timeout(5), campaigning(one):
         fence = await one.terms.get()
-        assert await commit(store, KEYS, fence, 0, PLAN, HEAD, changed) is Committed.DONE
+        assert await Ledger(store, KEYS, fence).commit(0, PLAN, HEAD, changed) is Committed.DONE
         listing = await store.list(KEYS.assigns)
         assert {kv.key.removeprefix(KEYS.assigns) for kv in listing.items} == set(changed)
         head = await store.get(KEYS.generation)

@@ -27,7 +27,9 @@ async def test_a_name_belongs_to_the_first_who_takes_it() -> None:
     first = Membership(store, KEYS, registration("a"), TIMING)
     await first.join()
     second = Membership(store.client(), KEYS, registration("b"), TIMING)
-    with pytest.raises(NodeTaken, match=r"node node-00 of job job is already registered by pid 17 on host: expected each"):
+    with pytest.raises(
+        NodeTaken, match=r"node node-00 of job job is already registered by pid 17 on host: expected each"
+    ):
         await second.join()
     await first.leave()
     await second.join()

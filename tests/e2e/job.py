@@ -65,7 +65,8 @@ class Job:
         deadline = time.monotonic() + PATIENCE
         while not condition():
             if self.process.poll() is not None and not condition():
-                raise AssertionError(f"the job ended (exit code {self.process.returncode}); expected {what}\n{self.told()}")
+                code = self.process.returncode
+                raise AssertionError(f"the job ended (exit code {code}); expected {what}\n{self.told()}")
             if time.monotonic() > deadline:
                 raise AssertionError(f"waited {PATIENCE:g} s in vain for {what}\n{self.told()}")
             time.sleep(0.02)
@@ -101,9 +102,12 @@ def running(tmp_path: Path, *options: str, script: Path = STEPS, arguments: tupl
     folder, logs = tmp_path / "work", tmp_path / "logs"
     folder.mkdir()
     job_id = f"test-{os.getpid()}-{time.monotonic_ns() % 10**9}"
-    command = [TLAUNCH, "--job-id", job_id, "--log-dir", str(logs), *options, str(script), *(arguments or (str(folder),))]
+    command = [TLAUNCH, "--job-id", job_id, "--log-dir", str(logs), *options]
+    command += [str(script), *(arguments or (str(folder),))]
     with (tmp_path / "console").open("w") as console:
-        process = subprocess.Popen(command, stdout=console, stderr=console, text=True, start_new_session=True, cwd=tmp_path)
+        process = subprocess.Popen(
+            command, stdout=console, stderr=console, text=True, start_new_session=True, cwd=tmp_path
+        )
     try:
         yield Job(job_id, folder, logs, process)
     finally:

@@ -21,7 +21,11 @@ def agent_pid(job: Job, node: str) -> int:
                 words = (entry / "cmdline").read_bytes().split(b"\0")
             except OSError:
                 continue
-            if b"tlaunch.launcher.control" in words and f"--node={node}".encode() in words and f"--job={job.job_id}".encode() in words:
+            if (
+                b"tlaunch.launcher.control" in words
+                and f"--node={node}".encode() in words
+                and f"--job={job.job_id}".encode() in words
+            ):
                 return int(entry.name)
     raise AssertionError(f"no agent of {node}")
 
@@ -60,7 +64,9 @@ def test_a_rank_on_a_bad_gpu_moves_inside_its_rack_and_keeps_its_number(tmp_path
         assert answer.returncode == 0, answer.stderr
         after = job.seats(1, 4)
         assert after[1] != before[1]
-        assert {rank: slot for rank, slot in after.items() if rank != 1} == {rank: slot for rank, slot in before.items() if rank != 1}
+        assert {rank: slot for rank, slot in after.items() if rank != 1} == {
+            rank: slot for rank, slot in before.items() if rank != 1
+        }
         job.finish()
 
 

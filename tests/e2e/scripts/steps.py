@@ -54,8 +54,16 @@ def main() -> None:
 
 
 def entry(step: int, rank: int, world: int) -> dict[str, object]:
-    names = ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "TORCHELASTIC_RESTART_COUNT", "TLAUNCH_SLOT", "MASTER_PORT")
-    return {"step": step, "rank": rank, "world": world, "pid": os.getpid(), **{name: os.environ[name] for name in names}}
+    names = (
+        "LOCAL_RANK",
+        "LOCAL_WORLD_SIZE",
+        "GROUP_RANK",
+        "TORCHELASTIC_RESTART_COUNT",
+        "TLAUNCH_SLOT",
+        "MASTER_PORT",
+    )
+    found = {name: os.environ[name] for name in names}
+    return {"step": step, "rank": rank, "world": world, "pid": os.getpid(), **found}
 
 
 def trouble(folder: Path, rank: int) -> None:

@@ -1,0 +1,107 @@
+"""Watching a job from the launcher until it has a result."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from tlaunch.errors import TlaunchError
+from tlaunch.launcher.control.layout import Keys
+from tlaunch.launcher.control.records import Stop
+from tlaunch.launcher.control.snapshot import View as Reader
+from tlaunch.launcher.core.codec import encode
+from tlaunch.launcher.core.plan import Result
+from tlaunch.launcher.hosts.agents import AgentProcess
+from tlaunch.launcher.observe.follow import Follower
+from tlaunch.launcher.observe.jobview import JobView, read
+from tlaunch.launcher.store.mirror import Mirror
+from tlaunch.launcher.store.protocol import Store, StoreError
+from tlaunch.topology.model import Machine
+
+
+class AgentFailed(TlaunchError):
+    """An agent ended before the job had begun."""
+
+    def __init__(self, agent: AgentProcess) -> None:
+        super().__init__(f"{agent.name}: {agent.last_words() or agent.ending}")
+        self.exit_code = agent.code if agent.code and agent.code > 0 else 1
+
+
+@dataclass
+class Watch:
+    """One job under watch. ``wake`` is set by whoever has news: the mirror, an agent's end, a signal.
+
+    ``patience``: seconds that a stop which was asked for may take before the launcher goes on without an answer.
+    """
+
+    keys: Keys
+    machine: Machine
+    agents: Sequence[AgentProcess]
+    patience: float
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    signal: signal.Signals | None = None
+    _asked_at: float | None = None
+    _gone: set[str] = field(default_factory=set)
+
+    async def run(self, store: Store, follower: Follower) -> Result:
+        """Follow the job until it has a result, no agent is left, or a stop takes too long.
+
+        Raises:
+            AgentFailed: an agent ended before there was a plan; the job would wait for its node in vain.
+        """
+        async with Mirror(store, self.keys.root) as mirror:
+            reader = Reader(self.keys, mirror.items)
+            pump = asyncio.create_task(self._pump(mirror))
+            try:
+                while True:
+                    self.wake.clear()
+                    job = read(reader, self.machine)
+                    follower.look(job)
+                    result = self._result(job)
+                    if result is not None:
+                        return result
+                    deadline = await self._stop_on_signal(store, follower)
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout_at(deadline):
+                            await self.wake.wait()
+            finally:
+                pump.cancel()
+                await asyncio.wait([pump])
+
+    async def _pump(self, mirror: Mirror) -> None:
+        while True:
+            await mirror.changed(None)
+            self.wake.set()
+
+    def _result(self, job: JobView) -> Result | None:
+        if job.result is not None:
+            return job.result
+        for agent in self.agents:
+            if agent.code is not None:
+                if job.plan is None:
+                    raise AgentFailed(agent)
+                self._gone.add(agent.name)
+        if len(self._gone) == len(self.agents):
+            last = self.agents[-1]
+            return Result(1, f"every agent has ended before the job had a result; {last.name}: {last.last_words()}")
+        if self.signal is not None and self._asked_at is not None:
+            now = asyncio.get_running_loop().time()
+            if now >= self._asked_at + self.patience:
+                return Result(128 + self.signal, f"stopped by {self.signal.name}; no controller answered in time")
+        return None
+
+    async def _stop_on_signal(self, store: Store, follower: Follower) -> float | None:
+        """Ask the controller to end the job, once; returns until when (loop time) it has to answer."""
+        if self.signal is None:
+            return None
+        if self._asked_at is None:
+            self._asked_at = asyncio.get_running_loop().time()
+            follower.view.notice(f"{self.signal.name}: stopping; once more to kill everything at once")
+            try:
+                await store.put(self.keys.stop, encode(Stop(f"stopped by {self.signal.name}", 128 + self.signal)))
+            except StoreError as error:
+                follower.view.notice(str(error))
+        return self._asked_at + self.patience
