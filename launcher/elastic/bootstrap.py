@@ -19,6 +19,7 @@ import os
 import pkgutil
 import runpy
 import sys
+import threading
 import types
 from types import TracebackType
 from typing import NoReturn
@@ -31,6 +32,7 @@ def become(work: Work) -> None:
     """Run the script or module in this interpreter, returning or raising what it does."""
     _set_environment(work)
     _set_arguments(work)
+    _set_threading()
     _set_multiprocessing()
     _set_random()
     _hide_ourselves()
@@ -56,6 +58,11 @@ def _set_arguments(work: Work) -> None:
     if not sys.flags.safe_path:
         sys.path[0] = script_folder(work)
     importlib.invalidate_caches()
+
+
+def _set_threading() -> None:
+    """Correct what ``threading`` does not after a fork: the main thread's kernel id."""
+    threading.main_thread()._set_native_id()  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 def _set_multiprocessing() -> None:

@@ -1,6 +1,6 @@
 """The zygote: one process that has imported torch, from which every worker is forked.
 
-    python -m tlaunch.launcher.elastic.zygote --listen-fd FD
+    python -m tlaunch.launcher.elastic.zygote --listen-fd FD --lifeline-fd FD
 
 It serves any number of agents over a unix socket (see ``tlaunch.launcher.process.messages``), forks standbys on
 request, and tells the agent that asked for one how it ended. It is single-threaded and never starts CUDA, OpenMP or
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
+import importlib
 import os
 import selectors
 import signal
@@ -26,6 +27,18 @@ from dataclasses import dataclass, field
 from tlaunch.launcher.elastic.endings import describe_end
 from tlaunch.launcher.elastic.standby import Standby
 from tlaunch.launcher.process.channel import Channel, ChannelClosed, Message
+
+
+# What a training script will want, down to what the first ``DistributedDataParallel`` imports.
+_PRELOAD = (
+    "torch",
+    "torch.distributed",
+    "torch.distributed.elastic.events",
+    "torch.distributed.elastic.multiprocessing.errors",
+    "torch.nn.parallel",
+    "torch.utils.data",
+    "torch._dynamo",
+)
 
 
 @dataclass(eq=False, slots=True)
@@ -55,7 +68,8 @@ class _Source:
 class Zygote:
     """The server loop. In a forked child ``serve`` returns the standby; in the zygote itself it never returns."""
 
-    def __init__(self, listener: socket.socket, start_env: Mapping[str, str]) -> None:
+    def __init__(self, listener: socket.socket, lifeline: int, start_env: Mapping[str, str]) -> None:
+        self._lifeline = lifeline
         self._start_env = start_env
         listener.setblocking(False)
         self._listener = listener
@@ -156,6 +170,7 @@ class Zygote:
         """Close, in a forked child, everything that is the zygote's."""
         self._selector.close()
         self._listener.close()
+        os.close(self._lifeline)
         for agent in self._agents:
             agent.channel.close()
             for child in agent.children.values():
@@ -171,18 +186,15 @@ def _kill_group(pid: int) -> None:
 
 
 def _preload() -> None:
-    """Import what a training script will want, down to what the first ``DistributedDataParallel`` imports."""
-    import torch._dynamo
-    import torch.distributed.elastic.events
-    import torch.distributed.elastic.multiprocessing.errors
-    import torch.nn.parallel
-    import torch.utils.data  # noqa: F401
+    for name in _PRELOAD:
+        importlib.import_module(name)
 
 
 def main() -> None:
     """Import, serve, and in a forked child become what the agent wants."""
     parser = argparse.ArgumentParser(prog="python -m tlaunch.launcher.elastic.zygote")
     parser.add_argument("--listen-fd", type=int, required=True, help="a listening unix socket")
+    parser.add_argument("--lifeline-fd", type=int, required=True, help="what it is guarded by; armed already")
     options = parser.parse_args()
     start_env = dict(os.environ)  # before torch adds to it
     # Frozen objects are never visited by the collector, so its marks do not copy the pages that children share.
@@ -191,7 +203,7 @@ def main() -> None:
     gc.collect()
     gc.freeze()
     gc.enable()
-    standby = Zygote(socket.socket(fileno=options.listen_fd), start_env).serve()
+    standby = Zygote(socket.socket(fileno=options.listen_fd), options.lifeline_fd, start_env).serve()
     standby.run()
 
 

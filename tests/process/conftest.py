@@ -1,0 +1,118 @@
+"""One zygote for all tests of this room, and a way to run a script under it and under plain Python."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from tlaunch.launcher.control.spawn import Process, Zygote
+from tlaunch.launcher.control.zygote_start import start_zygote, zygote_env
+from tlaunch.launcher.process.lifeline import Lifeline
+from tlaunch.launcher.process.messages import Exit, Work
+
+# A zygote that imports torch from a cold disk, on a machine that does other things.
+IMPORT_SECONDS = 90.0
+DEADLINE = 60.0
+
+
+@dataclass(frozen=True)
+class RunningZygote:
+    socket_path: str
+    log_path: Path
+    env: Mapping[str, str]
+    process: subprocess.Popen[bytes]
+    lifeline: Lifeline
+
+
+def _start() -> Iterator[RunningZygote]:
+    with tempfile.TemporaryDirectory(prefix="tlaunch-") as folder, Lifeline() as lifeline:
+        env = zygote_env(os.environ)
+        socket_path = f"{folder}/zygote"
+        log_path = Path(folder, "zygote.log")
+        process = start_zygote(socket_path, env=env, log_path=str(log_path), lifeline=lifeline)
+        yield RunningZygote(socket_path, log_path, env, process, lifeline)
+        lifeline.close()
+        process.wait(DEADLINE)
+        assert log_path.read_text() == ""
+
+
+@pytest.fixture(scope="session")
+def shared_zygote() -> Iterator[RunningZygote]:
+    yield from _start()
+
+
+@pytest.fixture
+def own_zygote() -> Iterator[RunningZygote]:
+    """For tests that end it."""
+    yield from _start()
+
+
+@pytest_asyncio.fixture
+async def zygote(shared_zygote: RunningZygote) -> AsyncIterator[Zygote]:
+    client = await Zygote.connect(shared_zygote.socket_path, timeout=DEADLINE)
+    yield client
+    client.close()
+
+
+@pytest_asyncio.fixture
+async def standby(zygote: Zygote) -> Process:
+    return await zygote.standby(timeout=IMPORT_SECONDS)
+
+
+@pytest.fixture
+def work(tmp_path: Path, shared_zygote: RunningZygote) -> Callable[..., Work]:
+    """Make a ``Work`` in the test's own folder from a script's text or, without one, from ``argv``."""
+
+    def make(
+        source: str = "", *, argv: tuple[str, ...] = (), env: Mapping[str, str] | None = None, **other: object
+    ) -> Work:
+        if source:
+            (tmp_path / "script.py").write_text(source)
+            argv = (str(tmp_path / "script.py"), *argv)
+        basic = Work(
+            argv, {**shared_zygote.env, **(env or {})}, str(tmp_path), str(tmp_path / "out"), str(tmp_path / "err")
+        )
+        return replace(basic, **other)  # type: ignore[arg-type]
+
+    return make
+
+
+@dataclass(frozen=True)
+class Outcome:
+    stdout: str
+    stderr: str
+    code: int | None
+    """As ``subprocess`` has it: negative for a signal."""
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Callable[[Work], Outcome]:
+    """Run a ``Work`` with a plain interpreter."""
+
+    def run(work: Work) -> Outcome:
+        out, err = tmp_path / "plain-out", tmp_path / "plain-err"
+        command = [sys.executable, *(["-m"] if work.module else []), *work.argv]
+        with out.open("a") as stdout, err.open("a") as stderr:
+            done = subprocess.run(
+                command, env=dict(work.env), cwd=work.cwd, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr,
+                start_new_session=True, check=False, timeout=DEADLINE,
+            )  # fmt: skip
+        return Outcome(out.read_text(), err.read_text(), done.returncode)
+
+    return run
+
+
+async def run(process: Process, work: Work) -> Outcome:
+    """Run a ``Work`` in a standby to its end."""
+    process.start(work)
+    ended: Exit = await process.ended
+    code = ended.code if ended.signal is None else -ended.signal
+    return Outcome(Path(work.stdout).read_text(), Path(work.stderr).read_text(), code)
