@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import pkgutil
 import subprocess
 import sys
@@ -11,8 +12,6 @@ from pathlib import Path
 import pytest
 
 import tlaunch
-import tlaunch.launcher
-import tlaunch.topology
 
 LIGHT_ROOMS = (
     "tlaunch.topology",
@@ -39,11 +38,9 @@ def loaded_by(code: str) -> set[str]:
 
 def modules(room: str) -> list[str]:
     """All modules of a room, by name, without those that are programs."""
-    parent, _, name = room.rpartition(".")
-    home = {"tlaunch": tlaunch, "tlaunch.launcher": tlaunch.launcher}[parent].__path__
-    folders = [str(Path(path) / name) for path in home]
-    found = [module.name for module in pkgutil.walk_packages(folders, f"{room}.")]
-    return [room, *(module for module in found if not module.endswith(".__main__"))]
+    package = importlib.import_module(room)
+    found = [module.name for module in pkgutil.walk_packages(package.__path__, f"{room}.")]
+    return [room, *(name for name in found if not name.endswith(".__main__"))]
 
 
 def test_importing_the_package_loads_nothing_of_weight() -> None:

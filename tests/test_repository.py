@@ -16,6 +16,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import tlaunch
+from tlaunch.launcher.core.plan import Plan, Seat
+from tlaunch.launcher.core.spec import JobSpec
+from tlaunch.topology.mesh import Mesh
+from tlaunch.topology.model import Machine, Node, Slot
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("launcher", "topology", "checkpoint", "conf")
@@ -100,6 +104,22 @@ def test_the_readme_names_only_targets_that_exist() -> None:
     targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     wanted = {a or b for a, b in named}
     assert {"demo", "test"} <= wanted <= targets
+
+
+def test_the_readme_s_policy_is_one() -> None:
+    (code,) = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    policy = names["SameDomain"]()
+    assert isinstance(policy, tlaunch.Policy)
+
+    node = Node("n0", slots=2, rack="r0", domain="d0")
+    machine = Machine((node, Node("n1", slots=1, rack="r0", domain="d0")))
+    spec = JobSpec("job", nodes=2, spares=1, mesh=Mesh.flat(2))
+    seats = tuple(Seat(rank, Slot("n0", rank), since=1) for rank in range(2))
+    cluster = tlaunch.Cluster(spec, machine, frozenset({"n0", "n1"}), Plan(1, spec.mesh, seats))
+    lost = tlaunch.Failure("slot", 1, Slot("n0", 1), "XID 79")
+    assert policy.on_failure(lost, cluster) == tlaunch.Swap(1, to=Slot("n1", 0))
 
 
 # --- packages -------------------------------------------------------------------------------------------------------
