@@ -34,7 +34,9 @@ def parse(source: str, data: bytes) -> Value:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
         why = ", ".join(part for part in (error.context, error.problem) if part)
-        raise TopologyError(f"{source}:{line}: not YAML: {why}") from None
+        # The natural slip: [node-[00-17]], where YAML takes the inner bracket for a list.
+        hint = "; a pattern such as 'node-[00-17]' inside a list needs quotes" if "flow sequence" in why else ""
+        raise TopologyError(f"{source}:{line}: not YAML: {why}{hint}") from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise TopologyError(f"{source}:{line}: a control character; expected text") from None
