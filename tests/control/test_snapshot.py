@@ -1,0 +1,103 @@
+"""From the store to the core's snapshot: what counts, and what does not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tlaunch.launcher.control.layout import Keys
+from tlaunch.launcher.control.records import Ack, Drain, Registration, Report, Stop
+from tlaunch.launcher.control.snapshot import Moment, View, snapshot
+from tlaunch.launcher.core.assign import Assignment
+from tlaunch.launcher.core.cluster import Cluster
+from tlaunch.launcher.core.codec import encode
+from tlaunch.launcher.core.events import Exit
+from tlaunch.launcher.core.plan import Plan, Seat
+from tlaunch.launcher.core.spec import JobSpec
+from tlaunch.launcher.store.protocol import KeyValue
+from tlaunch.topology.mesh import Mesh
+from tlaunch.topology.model import Node, Slot
+
+KEYS = Keys("job")
+SPEC = JobSpec("job", nodes=2, spares=2, mesh=Mesh.flat(2))
+PLAN = Plan(3, Mesh.flat(2), (Seat(0, Slot("node-2", 0), 3), Seat(1, Slot("node-10", 0), 3)))
+
+
+def registration(name: str) -> Registration:
+    return Registration(Node(name, 2, "d", "r"), "host", 1, name, "127.0.0.1:1")
+
+
+def look(records: Mapping[str, Any], *, settled: bool = True, gone: frozenset[str] = frozenset()) -> Cluster:
+    items = {key: KeyValue(key, encode(record), 1, 1, 1) for key, record in records.items()}
+    return snapshot(View(KEYS, items), SPEC, Moment(10.0, 5.0, 1.0, settled), gone)
+
+
+def registered(*names: str) -> dict[str, Any]:
+    return {KEYS.agent(name): registration(name) for name in names} | {
+        KEYS.node(name): registration(name).node for name in names
+    }
+
+
+def test_nodes_stand_in_their_physical_order_with_numbers_as_numbers() -> None:
+    cluster = look(registered("node-10", "node-2"))
+    assert [node.name for node in cluster.machine] == ["node-2", "node-10"]
+
+
+def test_a_lost_node_is_known_as_long_as_the_plan_names_it() -> None:
+    records = registered("node-2", "node-10", "node-3") | {KEYS.plan(3): PLAN}
+    for name in ("node-10", "node-3"):
+        del records[KEYS.agent(name)]
+    cluster = look(records)
+    assert set(cluster.machine.by_name) == {"node-2", "node-10"}
+    assert cluster.alive == {"node-2"}
+
+
+def test_no_node_of_the_plan_is_lost_before_contact_has_settled() -> None:
+    records = registered("node-2") | {KEYS.node("node-10"): registration("node-10").node, KEYS.plan(3): PLAN}
+    assert look(records, settled=False).alive == {"node-2", "node-10"}
+    assert look(records, settled=True).alive == {"node-2"}
+
+
+def test_a_node_that_is_certainly_gone_is_lost_whatever_its_lease_says() -> None:
+    records = registered("node-2", "node-10") | {KEYS.plan(3): PLAN}
+    assert look(records, settled=False, gone=frozenset({"node-10"})).alive == {"node-2"}
+
+
+def test_the_head_is_the_plan_with_the_highest_number() -> None:
+    old = Plan(2, Mesh.flat(2), PLAN.seats)
+    assert look({KEYS.plan(3): PLAN, KEYS.plan(2): old}).plan == PLAN
+
+
+def test_exits_count_only_for_the_current_generation_and_from_the_ranks_own_node() -> None:
+    died = Exit(signal=9)
+    records = registered("node-2", "node-10") | {KEYS.plan(3): PLAN}
+    records[KEYS.report("node-2")] = Report(3, {0: died, 1: died, 99: died})
+    records[KEYS.report("node-10")] = Report(2, {1: died})
+    assert look(records).exits == {0: died}
+
+
+def test_bad_slots_count_whatever_the_generation() -> None:
+    records = registered("node-2", "node-10") | {KEYS.report("node-2"): Report(1, {}, {1: "XID 79"})}
+    assert look(records).bad == {Slot("node-2", 1): "XID 79"}
+
+
+def test_a_drain_names_a_slot_or_a_whole_node_and_an_unknown_target_does_no_harm() -> None:
+    records = registered("node-2", "node-10")
+    for target in ("node-2/gpu-1", "node-10", "node-99", "node-2/gpu-7"):
+        records[KEYS.drain(target)] = Drain(target, "drained")
+    assert set(look(records).bad) == {Slot("node-2", 1), Slot("node-10", 0), Slot("node-10", 1)}
+
+
+def test_a_node_for_which_nothing_changed_has_nothing_to_ack() -> None:
+    records = registered("node-2", "node-10") | {
+        KEYS.plan(3): PLAN,
+        KEYS.assign("node-2"): Assignment(2, 0, ()),
+        KEYS.assign("node-10"): Assignment(3, 1, ()),
+    }
+    assert look(records).acked == {"node-2"}
+    assert look(records | {KEYS.ack("node-10"): Ack(2)}).acked == {"node-2"}
+    assert look(records | {KEYS.ack("node-10"): Ack(3)}).acked == {"node-2", "node-10"}
+
+
+def test_an_operators_stop_is_passed_on() -> None:
+    assert look({KEYS.stop: Stop("stopped by SIGINT", 130)}).stop == ("stopped by SIGINT", 130)
