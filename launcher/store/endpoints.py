@@ -19,6 +19,7 @@ PASSWORD = "TLAUNCH_ETCD_PASSWORD"  # noqa: S105  the name of a variable, not a 
 CACERT = "TLAUNCH_ETCD_CACERT"
 CERT = "TLAUNCH_ETCD_CERT"
 KEY = "TLAUNCH_ETCD_KEY"
+VARIABLES = frozenset({ETCD, USER, PASSWORD, CACERT, CERT, KEY})
 
 _EXPECTED = "expected host:port, http://host:port or https://host:port, separated by commas"
 

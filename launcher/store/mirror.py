@@ -1,7 +1,7 @@
 """A current copy of everything below some prefixes: list, then watch, and list again whenever the watch ends.
 
-A watch is only a hint. After each break the listing decides, so that keys deleted meanwhile vanish, and the reader looks
-at ``items`` as a whole instead of following single changes.
+A watch is only a hint. After each break the listing decides, so that keys deleted meanwhile vanish, and the reader
+looks at ``items`` as a whole instead of following single changes.
 """
 
 from __future__ import annotations
@@ -80,7 +80,8 @@ class Mirror:
 
         """
         try:
-            await asyncio.wait_for(self._copy.news.wait(), timeout)
+            async with asyncio.timeout(timeout):
+                await self._copy.news.wait()
         except TimeoutError:
             return False
         for task in self._tasks:

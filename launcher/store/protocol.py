@@ -214,7 +214,7 @@ class Store(Protocol):
         """Yield every change below ``prefix`` after ``revision``, without a gap and in order.
 
         Ends only with ``Compacted`` or ``WatchBroken`` (after which the caller lists again), ``StoreRefused``, or when
-        the iterator is closed. A silent stream is probed with progress requests and ``WatchBroken`` is raised when the
+        the generator is closed. A silent stream is probed with progress requests and ``WatchBroken`` is raised when the
         deadline passes without an answer.
         """
         ...

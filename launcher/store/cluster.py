@@ -1,0 +1,119 @@
+"""The members of the cluster, and which of them to ask first.
+
+There is one channel for each address, because only then is it known which member a request went to: one that does not
+answer goes to the end of the line and the next is asked. Names are resolved here, by the system, since grpc's address
+lists take no names and a name may stand for several members.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+import time
+from typing import TYPE_CHECKING, Any
+
+from tlaunch.launcher.store.endpoints import Endpoints, split_host
+from tlaunch.launcher.store.protocol import StoreUnavailable
+from tlaunch.launcher.store.rpc import open_channel, pb
+
+if TYPE_CHECKING:
+    from tlaunch.launcher.store.tls import Pem
+
+_RESOLVE_AGAIN_AFTER = 5.0
+
+
+class Member:
+    """One address of the cluster. ``proven`` is when the latest request was sent that it has answered."""
+
+    def __init__(self, host: str, target: str, pem: Pem | None) -> None:
+        name, _ = split_host(host)
+        self.host = host
+        self.target = target
+        self.proven = float("-inf")
+        self._channel = open_channel(target, name, (pem.ca, pem.key, pem.cert) if pem else None)
+        self.kv: Any = pb.KVStub(self._channel)
+        self.leases: Any = pb.LeaseStub(self._channel)
+        self.watches: Any = pb.WatchStub(self._channel)
+        self.auth: Any = pb.AuthStub(self._channel)
+        self.maintenance: Any = pb.MaintenanceStub(self._channel)
+
+    async def close(self) -> None:
+        """Close the channel; calls under way are cancelled."""
+        await self._channel.close()
+
+
+class Cluster:
+    """All members in the order in which to ask them."""
+
+    def __init__(self, endpoints: Endpoints, pem: Pem | None) -> None:
+        self.endpoints = endpoints
+        self._pem = pem
+        self._members: list[Member] = []
+        self._retired: list[Member] = []
+        self._resolved_at = float("-inf")
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    @property
+    def first(self) -> Member:
+        """The member to ask now."""
+        return self._members[0]
+
+    def demote(self, member: Member) -> None:
+        """Ask the others first from now on."""
+        if member in self._members:
+            self._members.remove(member)
+            self._members.append(member)
+
+    async def resolve(self, timeout: float) -> None:
+        """Look the names up, again if that was more than a few seconds ago; a name that is not found changes nothing.
+
+        Raises:
+            StoreUnavailable: no name could be resolved in time, and no member is known from before.
+
+        """
+        if time.monotonic() - self._resolved_at < _RESOLVE_AGAIN_AFTER:
+            return
+        self._resolved_at = time.monotonic()
+        found: dict[str, str] = {}
+        failures: list[str] = []
+        for host in self.endpoints.hosts:
+            try:
+                async with asyncio.timeout(timeout):
+                    found |= dict.fromkeys(await _addresses(host), host)
+            except (OSError, TimeoutError) as error:
+                failures.append(f"{host} ({error.strerror or 'no answer'})")
+        if found:
+            self._adopt(found)
+        elif not self._members:
+            raise StoreUnavailable(f"cannot find the etcd host {', '.join(failures)}; expected a name that resolves")
+
+    async def close(self) -> None:
+        """Close every channel."""
+        await asyncio.gather(*(member.close() for member in self._members + self._retired))
+
+    def _adopt(self, found: dict[str, str]) -> None:
+        known = {member.target for member in self._members}
+        fresh = [Member(host, target, self._pem) for target, host in found.items() if target not in known]
+        # Many clients share a cluster: let them spread over its members.
+        random.shuffle(fresh)
+        # Closing a channel cancels calls that may still be under way, so members that are gone only retire.
+        self._retired += [member for member in self._members if member.target not in found]
+        self._members = [member for member in self._members if member.target in found] + fresh
+
+
+async def _addresses(host: str) -> list[str]:
+    """Resolve ``host:port`` to the targets that grpc takes without looking anything up."""
+    name, port = split_host(host)
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(name, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(_target(family, address) for family, _, _, _, address in found))
+
+
+def _target(family: int, address: tuple[Any, ...]) -> str:
+    if family == socket.AF_INET6:
+        scope = f"%25{address[3]}" if address[3] else ""
+        return f"ipv6:%5B{address[0].partition('%')[0]}{scope}%5D:{address[1]}"
+    return f"ipv4:{address[0]}:{address[1]}"

@@ -1,0 +1,162 @@
+"""The store on etcd, for clusters whose members may die, stop or be cut off at any time."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncGenerator, Sequence
+
+from tlaunch.launcher.store import tls
+from tlaunch.launcher.store.cluster import Cluster
+from tlaunch.launcher.store.endpoints import Endpoints
+from tlaunch.launcher.store.lease import EtcdLease
+from tlaunch.launcher.store.messages import encode, key_range, key_value, key_values, txn_request, txn_result
+from tlaunch.launcher.store.outcomes import NotPermitted
+from tlaunch.launcher.store.protocol import (
+    Changes,
+    Compare,
+    Get,
+    KeyValue,
+    Listing,
+    Operation,
+    StoreError,
+    StoreRefused,
+    StoreUnavailable,
+    TxnResult,
+)
+from tlaunch.launcher.store.rpc import Message, pb
+from tlaunch.launcher.store.session import Session
+from tlaunch.launcher.store.watch import Patience, watch
+
+_FIRST_TRY = 0.5
+
+
+async def connect(endpoints: Endpoints, *, timeout: float = 5.0, patience: Patience | None = None) -> EtcdStore:
+    """Connect to a cluster and make sure that it answers and lets us in.
+
+    Args:
+        endpoints: where it is and who we are.
+        timeout: seconds until there has to be an answer; also the default for each request of the store.
+        patience: how soon a silent watch is given up.
+
+    Raises:
+        InputError: a certificate file cannot be used.
+        StoreUnavailable: no member answered in time.
+        StoreRefused: wrong user, password or certificate.
+
+    """
+    deadline = time.monotonic() + timeout
+    session = Session(Cluster(endpoints, tls.read(endpoints)))
+    store = EtcdStore(session, timeout=timeout, patience=patience or Patience())
+    try:
+        await session.cluster.resolve(timeout)
+        try:
+            await store.greet(min(timeout, _FIRST_TRY))
+        except StoreUnavailable:
+            # Either nobody is there yet, and it is worth while to wait, or TLS cannot work, and it is not.
+            if reason := await tls.why_refused(endpoints, max(_FIRST_TRY, deadline - time.monotonic())):
+                raise StoreRefused(reason) from None
+            await store.greet(max(_FIRST_TRY, deadline - time.monotonic()))
+    except BaseException:
+        await store.close()
+        raise
+    return store
+
+
+class EtcdStore:
+    """See the protocol's ``Store``. Made by ``connect``; close it in the event loop that it was made in."""
+
+    def __init__(self, session: Session, *, timeout: float, patience: Patience) -> None:
+        self._session = session
+        self._timeout = timeout
+        self._patience = patience
+        self._leases: list[EtcdLease] = []
+
+    @property
+    def member(self) -> str:
+        """``host:port`` of the member that is asked first at the moment."""
+        return self._session.cluster.first.host
+
+    async def greet(self, timeout: float) -> None:
+        """Make sure that a member with a quorum behind it answers and knows us."""
+        try:
+            await self._range("greeting", pb.RangeRequest(key=b"tlaunch", count_only=True), timeout)
+        except NotPermitted:
+            # The user may be allowed other keys only. That the cluster answers and knows him is enough.
+            return
+
+    async def get(self, key: str, *, timeout: float | None = None) -> KeyValue | None:
+        response = await self._range(f"get of {key!r}", pb.RangeRequest(key=encode(key)), timeout)
+        return key_value(response.kvs[0]) if response.kvs else None
+
+    async def list(self, prefix: str, *, timeout: float | None = None) -> Listing:
+        request = pb.RangeRequest(**key_range(prefix, prefix=True))
+        response = await self._range(f"list of {prefix!r}", request, timeout)
+        return Listing(key_values(response.kvs), response.header.revision)
+
+    async def put(self, key: str, value: bytes, *, lease: int = 0, timeout: float | None = None) -> int:
+        response = await self._session.call(
+            lambda m: m.kv.Put,
+            pb.PutRequest(key=encode(key), value=value, lease=lease),
+            what=f"put of {key!r}",
+            timeout=timeout or self._timeout,
+            repeatable=False,
+        )
+        revision: int = response.header.revision
+        return revision
+
+    async def delete(self, key: str, *, prefix: bool = False, timeout: float | None = None) -> int:
+        response = await self._session.call(
+            lambda m: m.kv.DeleteRange,
+            pb.DeleteRangeRequest(**key_range(key, prefix=prefix)),
+            what=f"delete of {key!r}",
+            timeout=timeout or self._timeout,
+            repeatable=False,
+        )
+        deleted: int = response.deleted
+        return deleted
+
+    async def txn(
+        self,
+        compare: Sequence[Compare],
+        then: Sequence[Operation],
+        otherwise: Sequence[Operation] = (),
+        *,
+        timeout: float | None = None,
+    ) -> TxnResult:
+        operations = (*then, *otherwise)
+        subject = (*compare, *operations)
+        response = await self._session.call(
+            lambda m: m.kv.Txn,
+            txn_request(compare, then, otherwise),
+            what=f"transaction on {subject[0].key!r}" if subject else "empty transaction",
+            timeout=timeout or self._timeout,
+            repeatable=all(isinstance(operation, Get) for operation in operations),
+        )
+        return txn_result(response)
+
+    async def lease(self, ttl: float, *, timeout: float | None = None) -> EtcdLease:
+        asked = time.monotonic()
+        response = await self._session.call(
+            lambda m: m.leases.LeaseGrant,
+            pb.LeaseGrantRequest(TTL=math.ceil(ttl)),
+            what="grant of a lease",
+            timeout=timeout or self._timeout,
+        )
+        if response.error:
+            raise StoreError(f"etcd refuses a lease of {ttl:g} s: {response.error}")
+        self._leases = [lease for lease in self._leases if lease.running]
+        lease = EtcdLease(self._session, response, asked)
+        self._leases.append(lease)
+        return lease
+
+    def watch(self, prefix: str, revision: int) -> AsyncGenerator[Changes, None]:
+        return watch(self._session, prefix, revision, self._patience)
+
+    async def close(self) -> None:
+        await asyncio.gather(*(lease.stop() for lease in self._leases))
+        await self._session.close()
+
+    async def _range(self, what: str, request: Message, timeout: float | None) -> Message:
+        return await self._session.call(lambda m: m.kv.Range, request, what=what, timeout=timeout or self._timeout)
