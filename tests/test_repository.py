@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import re
 import subprocess
+import sys
 import sysconfig
 import tomllib
 from collections.abc import Iterator
@@ -104,6 +106,23 @@ def test_the_readme_names_only_targets_that_exist() -> None:
     targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     wanted = {a or b for a, b in named}
     assert {"demo", "test"} <= wanted <= targets
+
+
+def test_the_readme_names_only_flags_that_exist() -> None:
+    environment = {**os.environ, "COLUMNS": "200"}
+    told = "".join(
+        subprocess.run(
+            [sys.executable, "-m", "tlaunch", *words, "--help"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for words in ([], ["kill"])
+    )
+    options = r"(?<![\w-])--[a-z][a-z-]*"
+    of_others = {"--steps"}  # the example's own
+    assert set(re.findall(options, README)) - of_others <= set(re.findall(options, told))
 
 
 def test_the_readme_s_policy_is_one() -> None:
