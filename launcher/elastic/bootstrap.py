@@ -7,7 +7,7 @@ codes, hooks and the end of the interpreter as under ``python script.py``. What 
 """
 
 # The interpreter treats paths as text, and scripts can see it.
-# ruff: noqa: PTH100, PTH109, PTH110
+# ruff: noqa: PTH109, PTH110, PTH118
 
 from __future__ import annotations
 
@@ -102,10 +102,10 @@ def _run_module(name: str, *, alter_argv: bool) -> None:
 
 
 def _run_script(script: str) -> None:
-    if pkgutil.get_importer(script) is not None:  # a folder or zip file with a __main__.py
+    path = os.path.join(os.getcwd(), script)
+    if pkgutil.get_importer(path) is not None:  # a folder or zip file with a __main__.py
         _run_module("__main__", alter_argv=False)
         return
-    path = os.path.abspath(script)
     try:
         with io.open_code(path) as file:
             source = file.read()

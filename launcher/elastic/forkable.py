@@ -6,11 +6,12 @@ somewhere else.
 """
 
 # Paths are text here, as they are for the interpreter and in `sys.path`.
-# ruff: noqa: PTH109, PTH112, PTH113, PTH118, PTH120
+# ruff: noqa: PTH109, PTH113, PTH118, PTH120
 
 from __future__ import annotations
 
 import os
+import pkgutil
 import sys
 import types
 from collections.abc import Mapping
@@ -52,8 +53,10 @@ def script_folder(work: Work) -> str:
     """What ``python`` puts in ``sys.path[0]``; the working directory is the script's already."""
     if work.module:
         return os.getcwd()
-    path = os.path.realpath(work.argv[0])
-    return path if os.path.isdir(path) else os.path.dirname(path)
+    script = os.path.join(os.getcwd(), work.argv[0])
+    if pkgutil.get_importer(script) is not None:  # a folder or zip file with a __main__.py
+        return script
+    return os.path.dirname(os.path.realpath(script))
 
 
 def _hidden_modules(folder: str) -> list[str]:
@@ -64,7 +67,8 @@ def _hidden_modules(folder: str) -> list[str]:
         return []
     names = {entry.name.partition(".")[0] for entry in entries if entry.name.endswith(".py")}
     names |= {entry.name for entry in entries if os.path.isfile(os.path.join(entry.path, "__init__.py"))}
-    return sorted(name for name in names & sys.modules.keys() if _is_from_elsewhere(sys.modules[name], folder))
+    names &= sys.modules.keys() - {"__main__"}
+    return sorted(name for name in names if _is_from_elsewhere(sys.modules[name], folder))
 
 
 def _is_from_elsewhere(module: types.ModuleType, folder: str) -> bool:
