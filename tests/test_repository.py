@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import os
 import re
@@ -161,6 +162,32 @@ def needed(name: str, extras: frozenset[str], seen: set[tuple[str, frozenset[str
         if marker is None or any(marker.evaluate({"extra": extra}) for extra in {"", *extras}):
             yield requirement
             yield from needed(requirement.name, frozenset(requirement.extras), seen)
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The top-level packages that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_bytes(), str(path))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module.partition(".")[0]
+
+
+def test_what_is_shipped_imports_only_what_it_depends_on() -> None:
+    declared = {canonicalize_name(Requirement(line).name) for line in PROJECT["project"]["dependencies"]}
+    providers = importlib.metadata.packages_distributions()
+    foreign = {
+        name: path.relative_to(ROOT).as_posix()
+        for path in tracked(".src/*.py", *(f"{room}/*.py" for room in ROOMS))
+        for name in imported(path)
+        if name not in sys.stdlib_module_names and name != "tlaunch"
+    }
+    lost = {
+        name: path
+        for name, path in foreign.items()
+        if not declared & {canonicalize_name(distribution) for distribution in providers.get(name, ())}
+    }
+    assert lost == {}
 
 
 def test_every_package_that_is_needed_has_a_tested_version() -> None:
