@@ -17,13 +17,16 @@ from tlaunch.launcher.core.cluster import Cluster
 from tlaunch.launcher.core.detect import detect, next_deadline
 from tlaunch.launcher.core.events import Event, RankFailed
 from tlaunch.launcher.core.plan import Plan
-from tlaunch.launcher.core.planner import step
+from tlaunch.launcher.core.planner import Outcome, decide
 from tlaunch.launcher.core.policy import Policy
 from tlaunch.launcher.core.spec import JobSpec
 from tlaunch.launcher.store.mirror import Mirror
 from tlaunch.launcher.store.protocol import Compare, Delete, StoreUnknown
 
 log = logging.getLogger(__name__)
+
+TOLD = 8
+"""How many events are logged: the first few say it all when hundreds of ranks fail at once."""
 
 
 @dataclass
@@ -39,6 +42,8 @@ class Controller:
     _planned: tuple[int, float] = (0, 0.0)
     _struck: dict[str, int] = field(default_factory=dict)
     _suspected_at: float | None = None
+    _waiting_since: float | None = None
+    _said: tuple[str, ...] = ()
 
     async def run(self) -> None:
         """Lead until deposed (a commit loses its comparison) or the job has a result."""
@@ -64,7 +69,8 @@ class Controller:
         plan = view.head()
         if plan is not None and plan.generation != self._planned[0]:
             self._planned = (plan.generation, now)
-        moment = Moment(now, self._planned[1], self._started_at, settled)
+            self._waiting_since = None
+        moment = Moment(now, self._planned[1], self._started_at, settled, self._waiting_since)
         return snapshot(view, self.spec, moment, self._gone(view))
 
     async def _decide(self, view: View, cluster: Cluster) -> tuple[Plan | None, float | None]:
@@ -78,12 +84,21 @@ class Controller:
             if silent and self._patience(cluster):
                 return None, self.timing.probe
         self._suspected_at = None
-        plan = step(cluster, events, self.policy) if events else None
-        if plan is None:
-            return None, self._sleep(cluster)
-        for sentence in (*map(str, _told(events)), *plan.decisions, *plan.reasons):
-            log.info("generation %d: %s", plan.generation, sentence)
-        return plan, None
+        outcome = decide(cluster, events, self.policy)
+        if outcome.look_again is not None and self._waiting_since is None:
+            self._waiting_since = cluster.now
+        self._say(events, outcome)
+        return outcome.plan, self._sleep(cluster, outcome.look_again)
+
+    def _say(self, events: tuple[Event, ...], outcome: Outcome) -> None:
+        """Log what was decided and why, once: a decision to do nothing comes back at every look."""
+        decisions = outcome.plan.decisions if outcome.plan else ()
+        reasons = outcome.plan.reasons if outcome.plan else outcome.reasons
+        said = (*map(str, events[:TOLD]), *decisions, *reasons)
+        if said != self._said and (outcome.plan is not None or outcome.reasons):
+            for sentence in said:
+                log.info("%s", sentence)
+        self._said = said
 
     async def _ask_around(self, view: View, cluster: Cluster) -> frozenset[str]:
         """Probe the agents that run ranks. Strikes off those that are certainly gone, and returns the silent ones."""
@@ -119,9 +134,9 @@ class Controller:
             self._suspected_at = cluster.now
         return cluster.now - self._suspected_at < self.timing.lease
 
-    def _sleep(self, cluster: Cluster) -> float | None:
+    def _sleep(self, cluster: Cluster, look_again: float | None) -> float | None:
         """Return how many seconds to sleep if nothing happens."""
-        deadlines = [deadline for deadline in (next_deadline(cluster),) if deadline is not None]
+        deadlines = [deadline for deadline in (next_deadline(cluster), look_again) if deadline is not None]
         since = self.contact_since()
         if since is None or cluster.now - since < self.timing.lease:
             deadlines.append(cluster.now + self.timing.lease)
@@ -151,8 +166,3 @@ class Controller:
             await mirror.changed(self.timing.request)
             if mirror.contact > start + self.timing.request and self.ledger.keys.plan(generation) not in mirror.items:
                 return
-
-
-def _told(events: tuple[Event, ...]) -> tuple[Event, ...]:
-    """Return the events that a log line is worth: the first few say it all when hundreds of ranks fail at once."""
-    return events[:8]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
@@ -65,11 +65,13 @@ class Moment:
     planned_at: float
     started_at: float
     settled: bool
+    waiting_since: float | None = None
 
 
 def snapshot(view: View, spec: JobSpec, moment: Moment, gone: frozenset[str]) -> Cluster:
     """Build the snapshot. ``gone``: nodes that are certainly lost whatever the lease says."""
-    plan = view.head()
+    history = tuple(plan for _, plan in sorted(view.below(Plan, view.keys.plans)))
+    plan = history[-1] if history else None
     registered = {name: record.node for name, record in view.below(Registration, view.keys.agents)}
     nodes: dict[str, Node] = dict(registered)
     seated = frozenset(plan.nodes) if plan else frozenset[str]()
@@ -77,19 +79,24 @@ def snapshot(view: View, spec: JobSpec, moment: Moment, gone: frozenset[str]) ->
         if name in seated:
             nodes.setdefault(name, node)
     alive = frozenset(registered) | (frozenset() if moment.settled else seated)
+    machine = Machine(tuple(sorted(nodes.values(), key=_physical_order)))
+    bad, drained = _bad(view), _drained(view, machine)
     stop = view.one(Stop, view.keys.stop)
     return Cluster(
         spec=spec,
-        machine=Machine(tuple(sorted(nodes.values(), key=_physical_order))),
+        machine=machine,
         alive=alive - gone,
         plan=plan,
-        bad=_bad(view, tuple(nodes.values())),
+        bad={**drained, **bad},
+        drained=frozenset(drained.keys() - bad.keys()),
         exits=_exits(view, plan),
         acked=_acked(view, plan),
         stop=None if stop is None else (stop.reason, stop.code),
         now=moment.now,
         planned_at=moment.planned_at,
         started_at=moment.started_at,
+        waiting_since=moment.waiting_since,
+        history=history[:-1],
     )
 
 
@@ -103,19 +110,15 @@ def _natural(name: str | None) -> tuple[tuple[int, int, str], ...]:
     return tuple((0, int(part), part) if part.isdigit() else (1, 0, part) for part in parts)
 
 
-def _bad(view: View, nodes: Collection[Node]) -> Mapping[Slot, str]:
-    bad: dict[Slot, str] = {}
-    for name, report in view.below(Report, view.keys.reports):
-        bad.update({Slot(name, index): reason for index, reason in report.bad.items()})
-    for target, drain in view.below(Drain, view.keys.drain("")):
-        slots = [slot for node in nodes for slot in node_slots(node) if target in (node.name, str(slot))]
-        bad.update({slot: drain.reason for slot in slots if slot not in bad})
-    return bad
+def _bad(view: View) -> Mapping[Slot, str]:
+    reports = view.below(Report, view.keys.reports)
+    return {Slot(name, index): reason for name, report in reports for index, reason in report.bad.items()}
 
 
-def node_slots(node: Node) -> tuple[Slot, ...]:
-    """Return the slots of one node."""
-    return tuple(Slot(node.name, index) for index in range(node.slots))
+def _drained(view: View, machine: Machine) -> Mapping[Slot, str]:
+    drains = {drain.target: drain.reason for _, drain in view.below(Drain, view.keys.drain(""))}
+    targets = {slot: drains.get(str(slot), drains.get(slot.node)) for slot in machine.slots} if drains else {}
+    return {slot: reason for slot, reason in targets.items() if reason is not None}
 
 
 def _exits(view: View, plan: Plan | None) -> Mapping[int, Exit]:
