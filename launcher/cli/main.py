@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from tlaunch.errors import TlaunchError
+from tlaunch.launcher.store.protocol import StoreUnavailable
 
 
 def main(words: Sequence[str] | None = None) -> NoReturn:
@@ -26,7 +27,8 @@ def exit_code(words: Sequence[str]) -> int:
         sys.stdout.flush()
         return code
     except TlaunchError as error:
-        return _say(str(error), error.exit_code)
+        # A running job outlives an outage of its store, so that this can only be one that was named wrongly.
+        return _say(str(error), 2 if isinstance(error, StoreUnavailable) else error.exit_code)
     except KeyboardInterrupt:  # before the job had started: once it has, it handles signals itself
         return 130
     except BrokenPipeError:

@@ -31,10 +31,10 @@ def check_script(script: str) -> None:
 
 def _nearest(path: Path) -> str:
     try:
-        names = [entry.name for entry in path.parent.iterdir() if entry.suffix == ".py"]
+        scripts = [str(entry) for entry in path.parent.iterdir() if entry.suffix == ".py"]
     except OSError:
         return f"; there is no directory {path.parent}"
-    return did_you_mean(path.name, names)
+    return did_you_mean(str(path), scripts)
 
 
 def check_module(name: str) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from tlaunch.errors import InputError
 
+_SHARED = Path("/tmp")  # noqa: S108  not TMPDIR, which differs from shell to shell; see _check_owned
 _MAX_BYTES = 1 << 16
 
 
@@ -111,7 +112,7 @@ def _candidates() -> list[Path]:
 
     Both places are read, because a login shell has XDG_RUNTIME_DIR and a cron job of the same user has not.
     """
-    shared = Path(tempfile.gettempdir()) / f"tlaunch-{os.getuid()}"
+    shared = _SHARED / f"tlaunch-{os.getuid()}"
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     return [Path(runtime) / "tlaunch", shared] if runtime and Path(runtime).is_dir() else [shared]
 

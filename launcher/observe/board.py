@@ -62,9 +62,10 @@ def _by_node(job: JobView, width: int) -> Iterator[RenderableType]:
     label = max([len(str(len(job.machine.slots))), *map(len, _LABELS.values())])
     cell = 2 + names + slots * (1 + label) + 2
     columns = max(1, width // cell)
-    for rack, nodes in _racks(job).items():
-        if rack:
-            yield Text(rack, "bold")
+    racks = _racks(job)
+    for rack, nodes in racks.items():
+        if rack or len(racks) > 1:
+            yield Text(rack or "no rack", "bold")
         for start in range(0, len(nodes), columns):
             line = Text("", no_wrap=True, overflow="ellipsis")
             for node in nodes[start : start + columns]:

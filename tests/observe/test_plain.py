@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.observe.jobs import BROKEN, END, FAILURE, JOB, KEYS, LOST, RESTART, START, SWAP, fill
+from tlaunch.launcher.core.events import NodesReady, RankFailed
+from tlaunch.launcher.core.plan import Plan, Result
+from tlaunch.launcher.observe.events import EventLog
+from tlaunch.launcher.observe.follow import Follower
+from tlaunch.launcher.observe.jobview import JobView, from_listing
+from tlaunch.launcher.observe.plain import PlainView
+from tlaunch.launcher.observe.report import brief, row
+from tlaunch.launcher.observe.view import View
+from tlaunch.launcher.store.memory import MemoryStore
+
+
+class Screen:
+    """A plain view and what it wrote."""
+
+    def __init__(self) -> None:
+        self.out = io.StringIO()
+        self.err = io.StringIO()
+        self.view = PlainView(JOB, self.out, self.err, lambda: "12:00:00")
+
+    def said(self) -> list[str]:
+        return self.err.getvalue().splitlines()
+
+
+async def look(*plans: Plan) -> JobView:
+    store = MemoryStore()
+    await fill(store, *plans)
+    return from_listing(JOB, (await store.list(KEYS.root)).items)
+
+
+def test_the_plain_view_is_a_view() -> None:
+    view: View = Screen().view
+    assert view
+
+
+def test_lines_of_ranks_keep_their_stream() -> None:
+    screen = Screen()
+    screen.view.worker_line(5, "out", "step 1")
+    screen.view.worker_line(12, "err", "a warning")
+    assert screen.out.getvalue() == "[5] step 1\n"
+    assert screen.err.getvalue() == "[12] a warning\n"
+
+
+def test_a_story_in_lines() -> None:
+    screen = Screen()
+    screen.view.notice("waiting for 4 nodes")
+    screen.view.plan(START, None)
+    screen.view.plan(RESTART, START)
+    screen.view.plan(SWAP, RESTART)
+    screen.view.plan(END, SWAP)
+    screen.view.close(END.result)
+    screen.view.close(END.result)
+    assert screen.said() == [
+        "12:00:00 tlaunch: waiting for 4 nodes",
+        f"12:00:00 tlaunch: generation 1: {NodesReady()} -> start 6 ranks",
+        f"12:00:00 tlaunch: generation 2: {FAILURE} -> restart rank 1 on node-0/gpu-1",
+        f"12:00:00 tlaunch: generation 3: {BROKEN} -> swap rank 4 to node-3/gpu-0",
+        f"12:00:00 tlaunch: generation 4: {LOST} -> stop",
+        "12:00:00 tlaunch: what happened:",
+        f"12:00:00 tlaunch:   generation 2: {FAILURE} -> restart rank 1 on node-0/gpu-1",
+        f"12:00:00 tlaunch:   generation 3: {BROKEN} -> swap rank 4 to node-3/gpu-0",
+        "12:00:00 tlaunch: job gpt-a1 failed with exit code 1 in generation 4: 4 ranks are fewer than --min-world 6",
+        "12:00:00 tlaunch: the first failure:",
+        "12:00:00 tlaunch: Traceback (most recent call last):",
+        "12:00:00 tlaunch: ValueError: first",
+    ]
+    assert screen.out.getvalue() == ""
+
+
+def test_a_job_to_which_nothing_happened_ends_in_one_line() -> None:
+    screen = Screen()
+    screen.view.plan(START, None)
+    screen.view.close(Result(0, "every rank has finished"))
+    assert screen.said()[1:] == ["12:00:00 tlaunch: job gpt-a1 succeeded in generation 1: every rank has finished"]
+
+
+def test_an_end_without_a_result_says_nothing() -> None:
+    screen = Screen()
+    screen.view.close(None)
+    screen.view.close(Result(0, "too late"))
+    assert screen.said() == []
+
+
+def test_many_causes_are_told_in_few_words() -> None:
+    failures = tuple(RankFailed(seat.rank, seat.slot, FAILURE.exit) for seat in START.seats)
+    lost = Plan(2, START.mesh, START.seats, events=failures, decisions=())
+    assert row(lost).cause == f"{failures[0]}; {failures[1]}; {failures[2]}; and 3 more"
+    assert row(lost).decision == "no change"
+    assert brief(["a", "b", "c"]) == "a; b; c"
+
+
+# --- following a job -----------------------------------------------------------------------------------------------
+
+
+async def test_every_plan_is_told_once_and_in_order(tmp_path: Path) -> None:
+    screen = Screen()
+    with EventLog(tmp_path) as log:
+        follower = Follower(screen.view, log)
+        follower.look(await look())
+        follower.look(await look(START))
+        follower.look(await look(START))
+        follower.look(await look(START, RESTART, SWAP))
+        follower.look(await look(START, RESTART, SWAP, END))
+    generations = [line.split()[3] for line in screen.said()]
+    assert generations == ["1:", "2:", "3:", "4:"]
+    written = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert [entry["generation"] for entry in written] == [1, 2, 3, 4]
+    assert [entry["spares"] for entry in written] == [2, 2, 1, 0]
+
+
+async def test_an_entry_of_the_events_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.time", lambda: 1700000000.12345)
+    with EventLog(tmp_path) as log:
+        log.write(END, 1)
+        lines = (tmp_path / "events.jsonl").read_text().splitlines()  # there before the log is closed
+    assert [json.loads(line) for line in lines] == [
+        {
+            "time": 1700000000.123,
+            "generation": 4,
+            "causes": [str(LOST)],
+            "decisions": ["stop"],
+            "reasons": ["no spare is left"],
+            "world_size": 0,
+            "spares": 1,
+            "restart_count": 3,
+            "result": {"code": 1, "reason": "4 ranks are fewer than --min-world 6"},
+        }
+    ]
