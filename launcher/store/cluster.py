@@ -8,10 +8,13 @@ lists take no names and a name may stand for several members.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ipaddress
 import random
 import socket
 import time
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from tlaunch.launcher.store.endpoints import Endpoints, split_host
 from tlaunch.launcher.store.protocol import StoreUnavailable
@@ -35,6 +38,7 @@ class Member:
         self.kv: Any = pb.KVStub(self._channel)
         self.leases: Any = pb.LeaseStub(self._channel)
         self.watches: Any = pb.WatchStub(self._channel)
+        self.cluster: Any = pb.ClusterStub(self._channel)
         self.auth: Any = pb.AuthStub(self._channel)
         self.maintenance: Any = pb.MaintenanceStub(self._channel)
 
@@ -107,13 +111,15 @@ class Cluster:
 async def _addresses(host: str) -> list[str]:
     """Resolve ``host:port`` to the targets that grpc takes without looking anything up."""
     name, port = split_host(host)
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(name, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(_target(family, address) for family, _, _, _, address in found))
+    with contextlib.suppress(ValueError):
+        return [_target(str(ipaddress.ip_address(name)), port)]
+    found = await asyncio.get_running_loop().getaddrinfo(name, port, type=socket.SOCK_STREAM)
+    # The address of a link-local host carries its interface: fe80::1%eth0.
+    numeric = [socket.getnameinfo(address, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)[0] for *_, address in found]
+    return [_target(address, port) for address in dict.fromkeys(numeric)]
 
 
-def _target(family: int, address: tuple[Any, ...]) -> str:
-    if family == socket.AF_INET6:
-        scope = f"%25{address[3]}" if address[3] else ""
-        return f"ipv6:%5B{address[0].partition('%')[0]}{scope}%5D:{address[1]}"
-    return f"ipv4:{address[0]}:{address[1]}"
+def _target(address: str, port: int) -> str:
+    if ":" in address:
+        return f"ipv6:%5B{quote(address, safe=':')}%5D:{port}"
+    return f"ipv4:{address}:{port}"

@@ -55,7 +55,7 @@ async def connect(endpoints: Endpoints, *, timeout: float = 5.0, patience: Patie
             await store.greet(min(timeout, _FIRST_TRY))
         except StoreUnavailable:
             # Either nobody is there yet, and it is worth while to wait, or TLS cannot work, and it is not.
-            if reason := await tls.why_refused(endpoints, max(_FIRST_TRY, deadline - time.monotonic())):
+            if reason := await tls.why_refused(endpoints, _FIRST_TRY):
                 raise StoreRefused(reason) from None
             await store.greet(max(_FIRST_TRY, deadline - time.monotonic()))
     except BaseException:
@@ -77,6 +77,16 @@ class EtcdStore:
     def member(self) -> str:
         """``host:port`` of the member that is asked first at the moment."""
         return self._session.cluster.first.host
+
+    async def member_names(self) -> set[str]:
+        """Return the names of the cluster's members."""
+        response = await self._session.call(
+            lambda m: m.cluster.MemberList,
+            pb.MemberListRequest(),
+            what="list of members",
+            timeout=self._timeout,
+        )
+        return {member.name for member in response.members}
 
     async def greet(self, timeout: float) -> None:
         """Make sure that a member with a quorum behind it answers and knows us."""
