@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from signal import Signals
 
+from tlaunch.topology.explain import ranks as rank_list
 from tlaunch.topology.model import Slot
+
+
+def one_line(text: str, limit: int = 300) -> str:
+    """Return foreign text as one line of at most ``limit`` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= limit else line[: limit - 3] + "..."
+
+
+def named(ranks: Collection[int]) -> str:
+    """Write ``rank 5`` or ``ranks 0-3,8``."""
+    return f"rank{'' if len(ranks) == 1 else 's'} {rank_list(ranks)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +40,29 @@ class Exit:
     def ok(self) -> bool:
         return self.code == 0
 
+    @property
+    def status(self) -> int:
+        """What a shell would call its exit code: the code, or 128 and the signal; 1 when nobody could tell."""
+        if self.signal is not None:
+            return 128 + self.signal
+        return 1 if self.code is None else self.code
+
+    def __str__(self) -> str:
+        if self.signal is not None:
+            how = f"killed by {_signal_name(self.signal)}"
+        elif self.code is not None:
+            how = f"exit code {self.code}"
+        else:
+            how = "its process is gone"
+        return f"{how}: {one_line(self.message)}" if self.message else how
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
 
 @dataclass(frozen=True, slots=True)
 class RankFailed:
@@ -35,48 +72,82 @@ class RankFailed:
     slot: Slot
     exit: Exit
 
+    def __str__(self) -> str:
+        return f"rank {self.rank} on {self.slot} failed: {self.exit}"
+
 
 @dataclass(frozen=True, slots=True)
 class SlotFailed:
-    """A slot was reported bad, or an operator drains it. ``rank``: who sat on it, if anybody."""
+    """A slot was reported bad. ``rank``: whose unfinished process is on it, if anybody's."""
 
     slot: Slot
     reason: str
     rank: int | None = None
 
+    def __str__(self) -> str:
+        who = "a spare" if self.rank is None else f"rank {self.rank}"
+        return f"{self.slot} ({who}) is bad: {one_line(self.reason)}"
+
+
+@dataclass(frozen=True, slots=True)
+class SlotDrained:
+    """An operator wants the rank to leave a slot that works."""
+
+    slot: Slot
+    reason: str
+    rank: int
+
+    def __str__(self) -> str:
+        return f"{self.slot} (rank {self.rank}) is to be drained: {one_line(self.reason)}"
+
 
 @dataclass(frozen=True, slots=True)
 class NodeLost:
-    """A node's agent is gone (its lease ran out, or its host says so), with whatever ran there."""
+    """A node's agent is gone (its lease ran out, or its host says so), with the unfinished ranks that ran there."""
 
     node: str
     reason: str
     ranks: tuple[int, ...] = ()
 
+    def __str__(self) -> str:
+        return f"{self.node} ({named(self.ranks)}) is lost: {one_line(self.reason)}"
+
 
 @dataclass(frozen=True, slots=True)
 class AckOverdue:
-    """An agent has not applied the current plan in time."""
+    """An agent has not applied the current plan in time; with the unfinished ranks that it should run."""
 
     node: str
     ranks: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.node} ({named(self.ranks)}) has not applied the plan in time"
 
 
 @dataclass(frozen=True, slots=True)
 class AllFinished:
     """Every rank ended with 0."""
 
+    def __str__(self) -> str:
+        return "every rank ended with exit code 0"
+
 
 @dataclass(frozen=True, slots=True)
 class NodesReady:
     """All the nodes that the job asked for have registered."""
 
+    def __str__(self) -> str:
+        return "all nodes have registered"
+
 
 @dataclass(frozen=True, slots=True)
 class StartOverdue:
-    """Not all nodes have registered in time."""
+    """The job could not start in time. ``registered``: how many nodes there are."""
 
     registered: int
+
+    def __str__(self) -> str:
+        return f"the job could not start in time with {self.registered} nodes registered"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,5 +157,18 @@ class StopRequested:
     reason: str
     code: int
 
+    def __str__(self) -> str:
+        return f"the job is to stop: {one_line(self.reason)}"
 
-Event = RankFailed | SlotFailed | NodeLost | AckOverdue | AllFinished | NodesReady | StartOverdue | StopRequested
+
+Event = (
+    RankFailed
+    | SlotFailed
+    | SlotDrained
+    | NodeLost
+    | AckOverdue
+    | AllFinished
+    | NodesReady
+    | StartOverdue
+    | StopRequested
+)

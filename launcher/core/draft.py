@@ -1,0 +1,130 @@
+"""The next plan in the making: the cluster as it will be, one decision after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from tlaunch.launcher.core.cluster import Cluster
+from tlaunch.launcher.core.plan import Plan, Seat
+from tlaunch.launcher.core.policy import Failure
+from tlaunch.topology import explain
+from tlaunch.topology.model import Slot
+from tlaunch.topology.replacement import replace as find_spares
+from tlaunch.topology.shrinking import Shrunk, shrink
+
+
+@dataclass(slots=True)
+class Draft:
+    """``cluster`` holds the tentative plan, with every decision so far; ranks that are given up still have their seats.
+
+    ``settled``: what was decided for each rank that failed. ``given_up``: the ranks that go, with their replicas;
+    ``replicas``: how many replicas go at least.
+    """
+
+    cluster: Cluster
+    settled: dict[int, str] = field(default_factory=dict)
+    decisions: list[str] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+    given_up: set[int] = field(default_factory=set)
+    replicas: int = 0
+    _advice: Mapping[int, Slot] | None = None
+
+    @property
+    def plan(self) -> Plan:
+        assert self.cluster.plan is not None, "before the first plan there is nothing to change"
+        return self.cluster.plan
+
+    def condemn(self, bad: Mapping[Slot, str]) -> None:
+        """Use these slots no more."""
+        self._change(replace(self.plan, bad=tuple(({**bad, **dict(self.plan.bad)}).items())))
+
+    def advised(self, failure: Failure, pending: Iterable[Failure]) -> Failure:
+        """Return the failure with the spare that suits it best, seeing those that are not yet decided as well."""
+        cluster, scope = self.cluster, self.cluster.spec.swap_scope
+        if failure.kind == "crash":  # it has a slot: it takes part in no contest for spares
+            return replace(failure, spare=cluster.spares.nearest(failure.slot, scope))
+        if self._advice is None:
+            slots = {each.rank: each.slot for each in (failure, *pending) if each.kind != "crash"}
+            self._advice = find_spares(cluster.machine, slots, cluster.spares, scope).moves
+        return replace(failure, spare=self._advice.get(failure.rank))
+
+    def restart(self, rank: int, nth: int) -> None:
+        """Leave a rank where it is."""
+        limit = self.cluster.spec.max_restarts
+        slot = self.plan.seats[rank].slot
+        self.settled[rank] = f"restart rank {rank} in place on {slot} (restart {nth} of {limit})"
+
+    def swap(self, rank: int, to: Slot) -> None:
+        """Move a rank to a spare."""
+        if self._advice is not None and self._advice.get(rank) != to:
+            self._advice = None
+        self.settled[rank] = f"swap {self._move(rank, to)}"
+
+    def give_up(self, rank: int, replicas: int) -> None:
+        """Let a rank go with its replica, and as many replicas in all."""
+        if self._advice is not None and rank in self._advice:
+            self._advice = None
+        self.given_up.add(rank)
+        self.replicas = max(self.replicas, replicas)
+
+    def shrunk(self, given_up: Collection[int] = (), replicas: int = 0) -> Shrunk | None:
+        """Return the job without the ranks that are given up and these.
+
+        At least ``replicas`` go; ``None`` when there are not so many or no replica survives.
+        """
+        mesh, machine, scope = self.plan.mesh, self.cluster.machine, self.cluster.spec.swap_scope
+        seats = {seat.rank: seat.slot for seat in self.plan.seats}
+        wanted = max(self.replicas, replicas)
+        dead = self.given_up.union(given_up)
+        result = shrink(mesh, seats, dead, machine=machine, within=scope)
+        # When more are to go than must go, those at the end do: then the others keep their numbers.
+        for extra in reversed(range(mesh.replicas)):
+            if result is None or len(result.dropped) >= wanted:
+                return result
+            more = dead.union(mesh.ranks_of(extra))
+            smaller = shrink(mesh, seats, more, machine=machine, within=scope)
+            if smaller is None or {extra, *result.dropped} <= {*smaller.dropped}:
+                dead, result = more, smaller
+        return None
+
+    def shrink(self) -> int:
+        """Drop the replicas of the ranks that are given up, unless too few ranks are left. Returns how many are."""
+        before, shrunk = self.plan, self.shrunk()
+        left = 0 if shrunk is None else shrunk.mesh.size
+        if shrunk is None or left < self.cluster.spec.min_world:
+            return left
+        seats = tuple(Seat(rank, slot, before.generation) for rank, slot in sorted(shrunk.seats.items()))
+        self._change(replace(before, mesh=shrunk.mesh, seats=seats))
+        for replica in shrunk.dropped:
+            for rank in before.mesh.ranks_of(replica):
+                self.settled.pop(rank, None)
+        self.decisions.append(f"shrink {before.mesh} -> {shrunk.mesh}: {before.world_size} -> {left} ranks")
+        self.reasons += shrunk.reasons
+        self.given_up.clear()
+        return left
+
+    def drain(self) -> None:
+        """Move ranks off drained slots as far as there are spares; the others stay where they are."""
+        cluster, scope = self.cluster, self.cluster.spec.swap_scope
+        waiting = {
+            seat.rank: seat.slot
+            for seat in self.plan.seats
+            if seat.slot in cluster.drained and seat.rank not in cluster.displaced
+        }
+        found = find_spares(cluster.machine, waiting, cluster.spares, scope)
+        for rank, slot in found.moves.items():
+            self.decisions.append(f"drain {self._move(rank, slot)}")
+            self.condemn({waiting[rank]: f"drained: {cluster.bad.get(waiting[rank], '')}"})
+        for rank in found.unplaced:
+            where = explain.no_spare(cluster.machine, rank, waiting[rank], scope)
+            self.reasons.append(f"drain refused, {where}; it stays")
+
+    def _move(self, rank: int, to: Slot) -> str:
+        old = self.plan.seats[rank].slot
+        seats = (replace(seat, slot=to) if seat.rank == rank else seat for seat in self.plan.seats)
+        self._change(replace(self.plan, seats=tuple(seats)))
+        return explain.move(self.cluster.machine, rank, old, to, self.cluster.spares)
+
+    def _change(self, plan: Plan) -> None:
+        self.cluster = replace(self.cluster, plan=plan)

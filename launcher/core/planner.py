@@ -1,0 +1,221 @@
+"""From what has happened to the next plan. Pure: the same cluster, events and policy always give the same plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from tlaunch.launcher.core.cluster import Cluster
+from tlaunch.launcher.core.decisions import Decision, Restart, Shrink, Stop, Swap, Wait
+from tlaunch.launcher.core.draft import Draft
+from tlaunch.launcher.core.events import (
+    AckOverdue,
+    AllFinished,
+    Event,
+    NodeLost,
+    RankFailed,
+    SlotFailed,
+    StopRequested,
+    named,
+    one_line,
+)
+from tlaunch.launcher.core.generations import ending, following
+from tlaunch.launcher.core.invariants import check
+from tlaunch.launcher.core.plan import Plan, Result
+from tlaunch.launcher.core.policy import Failure, Policy
+from tlaunch.launcher.core.refusal import refusal
+from tlaunch.launcher.core.start import first_plan
+from tlaunch.topology.model import Slot
+
+LADDER = Policy()
+"""Takes over where a policy's decision is refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """``plan``: the next one; ``None`` when nothing is to change, and then ``reasons`` may say why not.
+
+    ``look_again``: the policy waits. Ask again at this time (on the clock of ``cluster.now``) or when anything changes,
+    with ``cluster.waiting_since`` saying since when it has been waiting.
+    """
+
+    plan: Plan | None = None
+    look_again: float | None = None
+    reasons: tuple[str, ...] = ()
+
+
+def step(cluster: Cluster, events: Sequence[Event], policy: Policy) -> Plan | None:
+    """Return the next plan, or ``None`` when nothing is to change. As :func:`decide`, but no policy may wait."""
+    return decide(cluster, events, policy, can_wait=False).plan
+
+
+def decide(cluster: Cluster, events: Sequence[Event], policy: Policy, *, can_wait: bool = True) -> Outcome:
+    """Return what to do about events, in the order in which :func:`~tlaunch.launcher.core.detect.detect` gives them.
+
+    Raises:
+        InvariantBroken: the plan would be wrong; a fault of this program, and nothing is to change.
+    """
+    plan = cluster.plan
+    if not events or (plan is not None and plan.result is not None):
+        return Outcome()
+    result = _result(events)
+    if result is not None:
+        outcome = Outcome(ending(cluster, events, result))
+    elif plan is None:
+        outcome = Outcome(first_plan(cluster, events))
+    else:
+        outcome = _recover(cluster, events, policy, can_wait=can_wait)
+    if outcome.plan is not None:
+        check(cluster, outcome.plan)
+    return outcome
+
+
+def _result(events: Sequence[Event]) -> Result | None:
+    """Return how the job ends, if it ends whatever else has happened."""
+    for event in events:
+        if isinstance(event, AllFinished):
+            return Result(0, str(event))
+        if isinstance(event, StopRequested):
+            return Result(event.code, event.reason)
+    return None
+
+
+def _recover(cluster: Cluster, events: Sequence[Event], policy: Policy, *, can_wait: bool) -> Outcome:
+    hardware = any(isinstance(event, NodeLost | AckOverdue | SlotFailed) and _ranks(event) for event in events)
+    crashes = [event for event in events if isinstance(event, RankFailed)]
+    draft = Draft(cluster)
+    draft.condemn(_bad(cluster, events))
+    if not hardware and not crashes:
+        return _drain(draft, events)
+
+    # When hardware fails, processes on healthy slots fail with it: their peers are gone. That is not their fault.
+    crash = None if hardware or not crashes else crashes[0]
+    failures = tuple(_failures(draft.cluster, events, crash))
+    for index, failure in enumerate(failures):
+        decision = _settle(draft, failure, failures[index + 1 :], policy, can_wait=can_wait)
+        if isinstance(decision, Wait):
+            first = cluster.now if cluster.waiting_since is None else cluster.waiting_since
+            return Outcome(None, first + decision.seconds, (*draft.reasons, str(decision)))
+        if isinstance(decision, Stop):
+            traceback = None if failure.exit is None else failure.exit.traceback
+            return _stop(draft, events, Result(decision.code, decision.reason, traceback))
+    if draft.given_up:
+        left = draft.shrink()
+        if draft.given_up:
+            limit = cluster.spec.min_world
+            return _stop(draft, events, Result(1, f"{left} ranks are left, --min-world is {limit}: {failures[0]}"))
+    draft.drain()
+    _tell_consequences(draft, crashes, crash)
+    return Outcome(_sealed(draft, events, restarts=draft.plan.restarts + (crash is not None)))
+
+
+def _drain(draft: Draft, events: Sequence[Event]) -> Outcome:
+    """Move ranks off slots that work, if that can be done without harm."""
+    if draft.cluster.displaced:
+        # They have finished, or they would be failures. Nobody else may be started again just for a drain.
+        return Outcome(reasons=("drain refused: ranks have finished whose slots are gone",))
+    draft.drain()
+    if not draft.decisions:
+        return Outcome(reasons=tuple(draft.reasons))
+    return Outcome(_sealed(draft, events, restarts=draft.plan.restarts))
+
+
+def _sealed(draft: Draft, events: Sequence[Event], restarts: int) -> Plan:
+    before = draft.plan
+    return following(
+        before,
+        before.mesh,
+        {seat.rank: seat.slot for seat in before.seats},
+        bad=dict(before.bad),
+        restarts=restarts,
+        events=events,
+        decisions=(*draft.settled.values(), *draft.decisions),
+        reasons=draft.reasons,
+    )
+
+
+def _stop(draft: Draft, events: Sequence[Event], result: Result) -> Outcome:
+    return Outcome(ending(draft.cluster, events, result, draft.reasons))
+
+
+def _bad(cluster: Cluster, events: Sequence[Event]) -> dict[Slot, str]:
+    """Return the slots that are used no more: broken ones, and those of nodes that do not do as they are told."""
+    bad = {slot: reason for slot, reason in cluster.bad.items() if slot not in cluster.drained}
+    overdue = {event.node for event in events if isinstance(event, AckOverdue)}
+    return bad | {slot: _overdue(cluster) for slot in cluster.machine.slots if slot.node in overdue}
+
+
+def _overdue(cluster: Cluster) -> str:
+    generation = 0 if cluster.plan is None else cluster.plan.generation
+    return f"its agent has not applied generation {generation} within {cluster.spec.ack_timeout:g} s"
+
+
+def _ranks(event: NodeLost | AckOverdue | SlotFailed) -> tuple[int, ...]:
+    if isinstance(event, SlotFailed):
+        return () if event.rank is None else (event.rank,)
+    return event.ranks
+
+
+def _failures(cluster: Cluster, events: Sequence[Event], crash: RankFailed | None) -> Iterator[Failure]:
+    """Yield what a policy has to decide about, first causes first."""
+    assert cluster.plan is not None
+    if crash is not None:
+        yield Failure("crash", crash.rank, crash.slot, str(crash.exit), crash.exit)
+    slots = {rank: cluster.plan.seats[rank].slot for rank in cluster.displaced}
+    nodes = [event for event in events if isinstance(event, NodeLost | AckOverdue)]
+    for event in nodes:
+        reason = event.reason if isinstance(event, NodeLost) else _overdue(cluster)
+        for rank in event.ranks:
+            if rank in slots:
+                yield Failure("node", rank, slots.pop(rank), reason)
+    # On broken slots; or finished before their slot was gone, and now they must run again, as everybody must.
+    for rank, slot in slots.items():
+        lost = slot.node not in cluster.alive
+        yield Failure("node" if lost else "slot", rank, slot, cluster.why_unusable(slot))
+
+
+def _settle(
+    draft: Draft, failure: Failure, pending: Sequence[Failure], policy: Policy, *, can_wait: bool
+) -> Stop | Wait | None:
+    """Decide about one failure. Returns a decision that holds for the whole job, if it is one."""
+    decision = _ask(draft, draft.advised(failure, pending), policy, can_wait=can_wait)
+    match decision:
+        case Restart():
+            draft.restart(failure.rank, draft.plan.restarts + 1)
+        case Swap(to=to):
+            draft.swap(failure.rank, to)
+        case Shrink(replicas=replicas):
+            draft.give_up(failure.rank, replicas)
+        case _:
+            return decision
+    return None
+
+
+def _ask(draft: Draft, failure: Failure, policy: Policy, *, can_wait: bool) -> Decision:
+    """Ask the policy; when what it says cannot be done, the ladder."""
+    if type(policy) is Policy:
+        return policy.on_failure(failure, draft.cluster)
+    name = type(policy).__name__
+    try:
+        decision = policy.on_failure(failure, draft.cluster)
+        wrong = refusal(decision, failure, draft, can_wait=can_wait)
+    except Exception as error:  # noqa: BLE001 - users write policies, and a job must not end because one is wrong
+        draft.reasons.append(f"policy {name} raised {type(error).__name__}: {one_line(str(error))}; the ladder decides")
+    else:
+        if wrong is None:
+            return decision
+        draft.reasons.append(f"policy {name}: {_said(decision)} is refused: {wrong}; the ladder decides")
+    return LADDER.on_failure(failure, draft.cluster)
+
+
+def _said(decision: object) -> str:
+    """Return what a policy said, which may be anything."""
+    known = isinstance(decision, Restart | Swap | Shrink | Wait | Stop)
+    return one_line(str(decision), 100) if known else type(decision).__name__
+
+
+def _tell_consequences(draft: Draft, crashes: Sequence[RankFailed], crash: RankFailed | None) -> None:
+    others = [event.rank for event in crashes if event is not crash]
+    if others:
+        cause = "the hardware" if crash is None else f"rank {crash.rank}"
+        draft.reasons.append(f"{named(others)} failed as a consequence of {cause}; that is not counted")

@@ -1,0 +1,62 @@
+"""What to do about a failure: the default ladder, and the class that users derive their own from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tlaunch.launcher.core.cluster import Cluster
+from tlaunch.launcher.core.decisions import Decision, Restart, Shrink, Stop, Swap
+from tlaunch.launcher.core.events import Exit, one_line
+from tlaunch.topology.model import Slot
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A rank that cannot go on as it is. One sentence when read with ``str()``.
+
+    ``kind``: its process ended on a healthy slot (``crash``, with ``exit``), its slot is bad (``slot``), or its node is
+    lost or does not respond (``node``). ``spare``: the spare that suits it best when all ranks that need one are looked
+    at together (those of one node stay on one node where possible); ``None`` when the swap scope has none for it.
+    """
+
+    kind: Literal["crash", "slot", "node"]
+    rank: int
+    slot: Slot
+    reason: str
+    exit: Exit | None = None
+    spare: Slot | None = None
+
+    def __str__(self) -> str:
+        what = {"crash": "failed", "slot": "lost its slot", "node": "lost its node"}[self.kind]
+        return f"rank {self.rank} on {self.slot} {what}: {one_line(self.reason)}"
+
+
+class Policy:
+    """The default ladder: restart in place, swap to the nearest spare in scope, shrink by whole replicas, stop.
+
+    Derive from it and override :meth:`on_failure`. A decision that breaks an invariant, or an exception, is noted in
+    the plan, and this ladder takes over for that failure. A policy is asked by whoever is the controller, which may
+    change at any time: what it must remember stands in the cluster's plan and history, not in the object.
+    """
+
+    def on_failure(self, failure: Failure, cluster: Cluster) -> Decision:
+        """Decide about one failure.
+
+        ``cluster`` includes what was decided about the failures before this one: spares that are taken are no spares
+        any more. When ranks fail on healthy slots, this is asked once, about the first: the others are consequences.
+        """
+        if failure.kind == "crash":
+            return self.on_crash(failure, cluster)
+        if failure.spare is not None:
+            return Swap(failure.rank, to=failure.spare)
+        # Ends the job when too few ranks would be left.
+        return Shrink()
+
+    def on_crash(self, failure: Failure, cluster: Cluster) -> Decision:
+        """Decide about a process that ended on a healthy slot: restart it as often as the job allows."""
+        limit = cluster.spec.max_restarts
+        if cluster.plan is not None and cluster.plan.restarts < limit:
+            return Restart(failure.rank)
+        code = 1 if failure.exit is None else failure.exit.status
+        return Stop(f"{failure}; --max-restarts {limit} reached", code)

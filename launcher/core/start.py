@@ -1,0 +1,64 @@
+"""The first plan of a job."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tlaunch.launcher.core.cluster import Cluster
+from tlaunch.launcher.core.events import Event, NodesReady, StartOverdue
+from tlaunch.launcher.core.generations import ending, following
+from tlaunch.launcher.core.plan import Plan, Result
+from tlaunch.topology.explain import count
+from tlaunch.topology.placement import place
+
+BAD_INPUT = 2
+"""The exit code for a job that cannot be run as it was asked for."""
+
+
+def first_plan(cluster: Cluster, events: Sequence[Event]) -> Plan | None:
+    """Return the plan that starts the job, one that ends it because it cannot start, or ``None`` to wait on.
+
+    When slots are bad the job starts with fewer spares than it asked for. When not even the ranks have a healthy slot
+    each, more nodes may still register, until the start is overdue.
+    """
+    spec = cluster.spec
+    ready = any(isinstance(event, NodesReady) for event in events)
+    slots = sum(node.slots for node in cluster.machine if node.name in cluster.alive)
+    healthy = len(cluster.usable)
+    if ready and slots < spec.world_size + spec.spares:
+        wanted = f"{count(spec.world_size, 'rank')} and {count(spec.spares, 'spare')}"
+        have = f"{count(len(cluster.alive), 'node')} with {count(slots, 'slot')}"
+        return ending(cluster, events, Result(BAD_INPUT, f"the job asks for {wanted}, but there are only {have}"))
+    if ready and healthy >= spec.world_size:
+        return _placed(cluster, events)
+    if any(isinstance(event, StartOverdue) for event in events):
+        return ending(cluster, events, Result(1, _why_not(cluster, healthy)))
+    return None
+
+
+def _placed(cluster: Cluster, events: Sequence[Event]) -> Plan:
+    spec = cluster.spec
+    spares = min(spec.spares, len(cluster.usable) - spec.world_size)
+    placement = place(cluster.machine, spec.mesh, spares, usable=cluster.usable)
+    reasons = list(placement.reasons)
+    if spares < spec.spares:
+        reasons.append(f"{spares} of {count(spec.spares, 'spare')}: the other slots are bad")
+    nodes = len({slot.node for slot in placement.seats.values()})
+    return following(
+        None,
+        spec.mesh,
+        placement.seats,
+        bad=cluster.bad,
+        restarts=0,
+        events=events,
+        decisions=[f"start {count(spec.world_size, 'rank')} ({spec.mesh}) on {count(nodes, 'node')}"],
+        reasons=reasons,
+    )
+
+
+def _why_not(cluster: Cluster, healthy: int) -> str:
+    spec = cluster.spec
+    registered = f"{len(cluster.alive)} of {count(spec.nodes, 'node')} registered within {spec.start_timeout:g} s"
+    if len(cluster.alive) < spec.nodes:
+        return registered
+    return f"{registered}, but they have only {count(healthy, 'healthy slot')}: {spec.world_size} ranks need one each"
