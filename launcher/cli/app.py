@@ -36,6 +36,8 @@ def parse(words: Sequence[str]) -> Action:
     Raises:
         InputError: they make no sense; the message says which and what was expected.
     """
+    if words and words[0] == "--help":
+        return show_help  # typer would load pydantic to read this one word
     app = _everything()
     names = [command.name for command in app.registered_commands] + [group.name for group in app.registered_groups]
     if not words or words[0] not in names:

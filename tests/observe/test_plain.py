@@ -24,7 +24,7 @@ class Screen:
     def __init__(self) -> None:
         self.out = io.StringIO()
         self.err = io.StringIO()
-        self.view = PlainView(JOB, self.out, self.err, lambda: "12:00:00")
+        self.view: View = PlainView(JOB, self.out, self.err, lambda: "12:00:00")
 
     def said(self) -> list[str]:
         return self.err.getvalue().splitlines()
@@ -34,11 +34,6 @@ async def look(*plans: Plan) -> JobView:
     store = MemoryStore()
     await fill(store, *plans)
     return from_listing(JOB, (await store.list(KEYS.root)).items)
-
-
-def test_the_plain_view_is_a_view() -> None:
-    view: View = Screen().view
-    assert view
 
 
 def test_lines_of_ranks_keep_their_stream() -> None:
