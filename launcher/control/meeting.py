@@ -21,7 +21,7 @@ from tlaunch.launcher.store.protocol import Store, StoreError, StoreRefused, Wat
 
 BACKLOG = 4096
 STORE_MODULE = "tlaunch.launcher.elastic.tcpstore"
-LISTEN_FD = "TLAUNCH_LISTEN_FD"
+LISTEN_FD = "TLAUNCH_STORE_FD"
 
 
 class NoMeeting(TlaunchError):

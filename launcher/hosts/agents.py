@@ -97,5 +97,4 @@ class AgentProcess:
             record = json.loads(line)
             self.view.worker_line(record["rank"], record["stream"], record["text"])
         await process.wait()
-        self.view.notice(f"the agent of {self.name} has ended: {self.ending}")
         self.ended()

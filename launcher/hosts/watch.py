@@ -17,6 +17,7 @@ from tlaunch.launcher.core.plan import Result
 from tlaunch.launcher.hosts.agents import AgentProcess
 from tlaunch.launcher.observe.follow import Follower
 from tlaunch.launcher.observe.jobview import JobView, read
+from tlaunch.launcher.observe.view import View
 from tlaunch.launcher.store.mirror import Mirror
 from tlaunch.launcher.store.protocol import Store, StoreError
 from tlaunch.topology.model import Machine
@@ -60,7 +61,7 @@ class Watch:
                     self.wake.clear()
                     job = read(reader, self.machine)
                     follower.look(job)
-                    result = self._result(job)
+                    result = self._result(job, follower.view)
                     if result is not None:
                         return result
                     deadline = await self._stop_on_signal(store, follower)
@@ -76,14 +77,16 @@ class Watch:
             await mirror.changed(None)
             self.wake.set()
 
-    def _result(self, job: JobView) -> Result | None:
+    def _result(self, job: JobView, view: View) -> Result | None:
         if job.result is not None:
             return job.result
         for agent in self.agents:
-            if agent.code is not None:
-                if job.plan is None:
-                    raise AgentFailed(agent)
-                self._gone.add(agent.name)
+            if agent.code is None or agent.name in self._gone:
+                continue
+            if job.plan is None:
+                raise AgentFailed(agent)
+            self._gone.add(agent.name)
+            view.notice(f"the agent of {agent.name} has ended: {agent.ending}")
         if len(self._gone) == len(self.agents):
             last = self.agents[-1]
             return Result(1, f"every agent has ended before the job had a result; {last.name}: {last.last_words()}")
