@@ -4,8 +4,8 @@ From the ground up; a module imports only from those above it in this list:
 
 - ``model``: nodes, slots, distances; ``mesh``: the parallel dimensions
 - ``explain``: one sentence for each choice
-- ``placement``: which rank goes where; ``replacement``: spares for failed slots; ``shrinking``: fewer replicas
-- ``description``: how a machine is described; ``yamltree``, ``files``: reading descriptions, the only I/O of the pure part
+- ``placement``: ranks to slots; ``replacement``: spares for failed slots; ``shrinking``: fewer replicas
+- ``description``: how a machine is described; ``yamltree``, ``files``: reading it, the only I/O of the pure part
 - ``picture``: drawings for the terminal (rich, imported when something is drawn)
 - ``discover``: what the node itself can tell
 """

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tlaunch.topology import explain
-from tlaunch.topology.model import REACH, Machine, Node, Scope, Slot, distance
+from tlaunch.topology.model import REACH, Machine, Node, Scope, Slot, TopologyError, distance
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,24 +40,24 @@ def replace(machine: Machine, failed: Mapping[int, Slot], spares: Iterable[Slot]
     limit = REACH[within]
     waiting: dict[str, list[int]] = {}
     for rank in sorted(failed):
-        waiting.setdefault(failed[rank].node, []).append(rank)
+        waiting.setdefault(machine.node_of(failed[rank]).name, []).append(rank)
 
     moves: dict[int, Slot] = {}
-    reasons: dict[int, str] = {}
     while waiting:
-        needs = {
-            name: free.needed_distance(machine.by_name[name], len(ranks), limit) for name, ranks in waiting.items()
-        }
+        needs = {name: free.needed_distance(name, len(ranks), limit) for name, ranks in waiting.items()}
         name = min(waiting, key=lambda name: (needs[name], -len(waiting[name]), waiting[name][0]))
         ranks = waiting.pop(name)
-        for rank, slot in zip(
-            ranks, free.take(machine.by_name[name], len(ranks), min(needs[name], limit)), strict=False
-        ):
-            moves[rank] = slot
-            reasons[rank] = explain.move(machine, rank, failed[rank], slot, free.slots)
+        moves |= zip(ranks, free.take(name, len(ranks), min(needs[name], limit)), strict=False)
+
+    spares = free.slots
+    reasons = (
+        explain.move(machine, rank, old, moves[rank], spares)
+        if rank in moves
+        else explain.no_spare(machine, rank, old, within)
+        for rank, old in sorted(failed.items())
+    )
     unplaced = tuple(rank for rank in sorted(failed) if rank not in moves)
-    reasons |= {rank: explain.no_spare(machine, rank, failed[rank], within) for rank in unplaced}
-    return Replacement(moves, unplaced, free.slots, tuple(reasons[rank] for rank in sorted(reasons)))
+    return Replacement(dict(sorted(moves.items())), unplaced, spares, tuple(reasons))
 
 
 class _Free:
@@ -67,6 +67,9 @@ class _Free:
         self._machine = machine
         self._order = {node.name: index for index, node in enumerate(machine)}
         self._by_node: dict[str, list[Slot]] = {}
+        spares = frozenset(spares)
+        for slot in spares - machine.position.keys():
+            raise TopologyError(f"spare {slot}: not a slot of the machine")
         for slot in sorted(spares, key=machine.position.__getitem__):
             self._by_node.setdefault(slot.node, []).append(slot)
 
@@ -74,39 +77,33 @@ class _Free:
     def slots(self) -> tuple[Slot, ...]:
         return tuple(slot for slots in self._by_node.values() for slot in slots)
 
-    def needed_distance(self, home: Node, count: int, limit: int) -> int:
+    def needed_distance(self, home: str, count: int, limit: int) -> int:
         """Return the smallest distance within which there are ``count`` spares, ``limit + 1`` if there is none."""
         for reach in range(1, limit + 1):
             if sum(len(self._by_node[node.name]) for node in self._within(home, reach)) >= count:
                 return reach
         return limit + 1
 
-    def take(self, home: Node, count: int, reach: int) -> Sequence[Slot]:
+    def take(self, home: str, count: int, reach: int) -> Sequence[Slot]:
         """Take up to ``count`` spares within ``reach``: from one node if possible, else the nearest, fullest."""
         taken: list[Slot] = []
-        while len(taken) < count:
+        while len(taken) < count and (nodes := self._within(home, reach)):
             missing = count - len(taken)
-            nodes = self._within(home, reach)
-            if not nodes:
-                break
-            whole = [node for node in nodes if len(self._by_node[node.name]) >= missing]
-            node = min(whole, key=lambda node: self._fit(home, node, missing)) if whole else self._fullest(home, nodes)
-            slots = self._by_node.pop(node.name)
+            node = min(nodes, key=lambda node: self._preference(home, node, missing))
+            slots = self._by_node[node.name]
             taken += slots[:missing]
-            if slots[missing:]:
-                self._by_node[node.name] = slots[missing:]
+            self._by_node[node.name] = slots[missing:]
         return taken
 
-    def _within(self, home: Node, reach: int) -> list[Node]:
-        nodes = (self._machine.by_name[name] for name in self._by_node)
-        return [node for node in nodes if distance(home, node) <= reach]
+    def _within(self, home: str, reach: int) -> list[Node]:
+        near = self._machine.by_name[home]
+        nodes = (self._machine.by_name[name] for name, slots in self._by_node.items() if slots)
+        return [node for node in nodes if distance(near, node) <= reach]
 
-    def _fit(self, home: Node, node: Node, missing: int) -> tuple[int, bool, int, int]:
+    def _preference(self, home: str, node: Node, missing: int) -> tuple[bool, int, bool, int, int]:
+        """Rank the nodes to take ``missing`` spares from, best first."""
         free = len(self._by_node[node.name])
+        enough = free >= missing
         breaks_up = free == node.slots and free > missing
-        return distance(home, node), breaks_up, free, self._order[node.name]
-
-    def _fullest(self, home: Node, nodes: Iterable[Node]) -> Node:
-        return min(
-            nodes, key=lambda node: (distance(home, node), -len(self._by_node[node.name]), self._order[node.name])
-        )
+        far = distance(self._machine.by_name[home], node)
+        return not enough, far, breaks_up, free if enough else -free, self._order[node.name]

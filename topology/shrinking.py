@@ -73,7 +73,7 @@ def _members(mesh: Mesh) -> tuple[tuple[int, ...], ...]:
 def _unknown_machine(seats: Mapping[int, Slot]) -> Machine:
     """Return a machine of which only the nodes are known."""
     sizes: dict[str, int] = {}
-    for slot in seats.values():
+    for _, slot in sorted(seats.items()):
         sizes[slot.node] = max(sizes.get(slot.node, 0), slot.index + 1)
     return Machine(tuple(Node(name, size) for name, size in sizes.items()))
 
