@@ -93,7 +93,9 @@ def _new_main() -> None:
     main.__dict__.update(
         __annotations__={}, __builtins__=builtins, __loader__=importlib.machinery.BuiltinImporter, __spec__=None
     )
-    sys.modules["__main__"] = main
+    # multiprocessing knows the main module under a second name.
+    for name in ("__main__", "__mp_main__"):
+        sys.modules[name] = main
 
 
 def _run_module(name: str, *, alter_argv: bool) -> None:

@@ -18,7 +18,8 @@ from tlaunch.errors import TlaunchError
 
 _HEADER = struct.Struct("!IH")
 _READ_BYTES = 1 << 16
-_MAX_FDS = 64
+_INT_BYTES = struct.calcsize("i")
+_RIGHTS_BYTES = socket.CMSG_LEN(64 * _INT_BYTES)
 # An environment and a command line may be as long as the kernel's limit for exec (2 MiB and more); nothing else is
 # large.
 _MAX_BYTES = 1 << 26
@@ -62,7 +63,7 @@ class Channel:
         while self._outgoing:
             data, fds = self._outgoing[0]
             try:
-                sent = socket.send_fds(self._sock, [data], fds, socket.MSG_NOSIGNAL) if fds else self._sock.send(data)
+                sent = self._sock.sendmsg([data], _rights(fds))
             except BlockingIOError:
                 return
             except (BrokenPipeError, ConnectionResetError):
@@ -80,13 +81,15 @@ class Channel:
         The descriptors are close-on-exec and belong to the caller. Raises ``ChannelClosed`` when the peer is gone.
         """
         try:
-            data, fds, _, _ = socket.recv_fds(self._sock, _READ_BYTES, _MAX_FDS, socket.MSG_CMSG_CLOEXEC)
+            # Not socket.recv_fds: it drops the flags.
+            data, rights, _, _ = self._sock.recvmsg(_READ_BYTES, _RIGHTS_BYTES, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             return []
         except ConnectionResetError:
-            data, fds = b"", []
+            data, rights = b"", []
         self._incoming += data
-        self._incoming_fds.extend(fds)
+        for _, _, fds in rights:
+            self._incoming_fds.extend(struct.unpack(f"{len(fds) // _INT_BYTES}i", fds))
         if not data:
             raise ChannelClosed("the other side of the channel is gone")
         return self._complete_messages()
@@ -122,6 +125,11 @@ class Channel:
         _close_all(self._incoming_fds)
         self._incoming_fds.clear()
         self._sock.close()
+
+
+def _rights(fds: Sequence[int]) -> list[tuple[int, int, bytes]]:
+    """Return the ancillary data that carries the descriptors."""
+    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack(f"{len(fds)}i", *fds))] if fds else []
 
 
 def _close_all(fds: Sequence[int] | deque[int]) -> None:

@@ -41,12 +41,13 @@ def _start() -> Iterator[RunningZygote]:
         yield RunningZygote(socket_path, log_path, env, process, lifeline)
         lifeline.close()
         process.wait(DEADLINE)
-        assert log_path.read_text() == ""
 
 
 @pytest.fixture(scope="session")
 def shared_zygote() -> Iterator[RunningZygote]:
-    yield from _start()
+    for running in _start():
+        yield running
+        assert running.log_path.read_text() == ""
 
 
 @pytest.fixture
