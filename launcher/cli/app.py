@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import typer
 from typer.main import get_command
@@ -24,10 +24,11 @@ Action = Callable[[], int]
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 NAME = "tlaunch"
-_SUMMARY = """Start a PyTorch training job on many nodes, and keep it running while the hardware fails under it.
-
-The words after SCRIPT are its own. A first word that names a command below is that command: run a script of such a
-name as ./status."""
+_SUMMARY = (
+    "Start a PyTorch training job on many nodes, and keep it running while the hardware fails under it.\n\n"
+    "The words after SCRIPT are its own. A first word that names a command below is that command; "
+    "run a script of such a name as ./status."
+)
 
 
 def parse(words: Sequence[str]) -> Action:
@@ -46,7 +47,7 @@ def parse(words: Sequence[str]) -> Action:
         action = get_command(app).main(list(words), prog_name=NAME, standalone_mode=False)
     except _UsageError as error:
         raise InputError(_sentence(error, words)) from None
-    return action if callable(action) else lambda: 0  # typer has shown the help of a command
+    return cast("Action", action) if callable(action) else lambda: 0  # typer has shown the help of a command
 
 
 def show_help() -> int:
@@ -120,8 +121,9 @@ def _parameter(name: str, flag: Flag) -> inspect.Parameter:
         default = typer.Argument(None, metavar=flag.metavar, help=flag.help, show_default=False)
     else:
         unset = None if flag.metavar else False
+        shown = flag.metavar or ""  # without one typer shows <bool>
         default = typer.Option(
-            unset, flag.name, metavar=flag.metavar, help=flag.help, rich_help_panel=flag.panel, show_default=False
+            unset, flag.name, metavar=shown, help=flag.help, rich_help_panel=flag.panel, show_default=False
         )
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
 

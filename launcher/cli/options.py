@@ -14,7 +14,6 @@ MACHINE = "Machine"
 JOB = "Job"
 RECOVERY = "Recovery"
 STORE = "Store"
-OTHER = "Other"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,23 +45,23 @@ class StoreOptions:
 class RunOptions(StoreOptions):
     """``tlaunch [OPTIONS] SCRIPT [ARGS...]``: what was given, ``None`` where nothing was."""
 
-    nodes: int | None = flag("--nodes", "N", "Nodes to run on [default: 1].", whole(1), panel=MACHINE)
+    nodes: int | None = flag("--nodes", "N", "Nodes to run on (default: 1).", whole(1), panel=MACHINE)
     gpus_per_node: int | None = flag(
-        "--gpus-per-node", "N", "Ranks that fit on a node [default: its GPUs, else 1].", whole(1), panel=MACHINE
+        "--gpus-per-node", "N", "Ranks that fit on a node (default: its GPUs, else 1).", whole(1), panel=MACHINE
     )
-    spares: int | None = flag("--spares", "N", "GPUs kept spare, in all [default: 0].", whole(0), panel=MACHINE)
+    spares: int | None = flag("--spares", "N", "GPUs kept spare, in all (default: 0).", whole(0), panel=MACHINE)
     topology: str | None = flag(
         "--topology", "FILE|NAME", "The machine: a YAML file, or a known one such as nvl72.", panel=MACHINE
     )
     mesh: str | None = flag(
-        "--mesh", "dp=N,...", "Parallel dimensions, the last varies fastest [default: dp=all].", panel=JOB
+        "--mesh", "dp=N,...", "Parallel dimensions, the last varies fastest (default: dp=all).", panel=JOB
     )
-    job_id: str | None = flag("--job-id", "ID", "Name of the job [default: script and a random end].", panel=JOB)
-    log_dir: str | None = flag("--log-dir", "DIR", "Where logs go [default: tlaunch-logs/JOB].", panel=JOB)
+    job_id: str | None = flag("--job-id", "ID", "Name of the job (default: script and a random end).", panel=JOB)
+    log_dir: str | None = flag("--log-dir", "DIR", "Where logs go (default: tlaunch-logs/JOB).", panel=JOB)
     start: Literal["fork", "fresh"] | None = flag(
         "--start",
         "fork|fresh",
-        "Fork ranks from a warm process, or start fresh interpreters [default: fork].",
+        "Fork ranks from a warm process, or start fresh interpreters (default: fork).",
         choice("fork", "fresh"),
         panel=JOB,
     )
@@ -71,23 +70,23 @@ class RunOptions(StoreOptions):
     )
     module: bool = switch("-m", "SCRIPT is the name of a module, as in python -m.", panel=JOB)
     max_restarts: int | None = flag(
-        "--max-restarts", "N", "Failures of the script that are forgiven [default: 3].", whole(0), panel=RECOVERY
+        "--max-restarts", "N", "Failures of the script that are forgiven (default: 3).", whole(0), panel=RECOVERY
     )
     swap_scope: Scope | None = flag(  # noqa: RUF009  as dataclasses.field: the field is what it makes
         "--swap-scope",
         "node|domain|rack|any",
-        "How far a rank may move to a spare [default: rack].",
+        "How far a rank may move to a spare (default: rack).",
         choice("node", "domain", "rack", "any"),
         panel=RECOVERY,
     )
     min_world: int | None = flag(
-        "--min-world", "N", "Fewest ranks to shrink to [default: one replica].", whole(1), panel=RECOVERY
+        "--min-world", "N", "Fewest ranks to shrink to (default: one replica).", whole(1), panel=RECOVERY
     )
     policy: str | None = flag(
-        "--policy", "MODULE:CLASS", "Your own policy on failures [default: the ladder].", panel=RECOVERY
+        "--policy", "MODULE:CLASS", "Your own policy on failures (default: the ladder).", panel=RECOVERY
     )
-    version: bool = switch("--version", "Show the version and exit.", panel=OTHER)
-    help: bool = switch("--help", "Show this page and exit.", panel=OTHER)
+    version: bool = switch("--version", "Show the version and exit.")
+    help: bool = switch("--help", "Show this page and exit.")
     script: str | None = positional("SCRIPT", "The training script.")
     args: tuple[str, ...] = rest("ARGS", "Everything after SCRIPT belongs to it.")
 
@@ -151,10 +150,10 @@ class ShowOptions:
 class PlanOptions:
     """``tlaunch topology plan``: the flags are those of a run."""
 
-    nodes: int | None = flag("--nodes", "N", "Nodes to run on [default: all that the file names].", whole(1))
+    nodes: int | None = flag("--nodes", "N", "Nodes to run on (default: all that the file names).", whole(1))
     gpus_per_node: int | None = flag(
-        "--gpus-per-node", "N", "Ranks for each node [default: as the file says].", whole(1)
+        "--gpus-per-node", "N", "Ranks for each node (default: as the file says).", whole(1)
     )
-    spares: int | None = flag("--spares", "N", "GPUs kept spare, in all [default: 0].", whole(0))
-    mesh: str | None = flag("--mesh", "dp=N,...", "Parallel dimensions [default: dp=all].")
+    spares: int | None = flag("--spares", "N", "GPUs kept spare, in all (default: 0).", whole(0))
+    mesh: str | None = flag("--mesh", "dp=N,...", "Parallel dimensions (default: dp=all).")
     file: str | None = positional("FILE|NAME", "A YAML file, or a known one such as nvl72.")
