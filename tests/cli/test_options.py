@@ -212,5 +212,5 @@ def test_the_help_page_is_whole_in_both_forms(
     assert [word for word in words if word not in plain] == []
     assert [word for word in words if word not in boxes] == []
     assert "╭─ Machine ─" in boxes
-    assert "(default: rack)" in plain
-    assert "(default: rack)" in boxes  # square brackets would be markup
+    assert "(default: 1)" in plain
+    assert "(default: 1)" in boxes  # square brackets would be markup
