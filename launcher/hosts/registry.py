@@ -99,26 +99,21 @@ def launcher_fd(job: RunningJob) -> int | None:
 
 
 def _entries() -> Iterator[tuple[Path, RunningJob]]:
-    for directory in _candidates():
-        if directory.is_dir():
-            _check_owned(directory)
-            for path in sorted(directory.glob("*.json")):
-                if (job := _living(path)) is not None:
-                    yield path, job
+    directory = _directory()
+    if directory.is_dir():
+        _check_owned(directory)
+        for path in sorted(directory.glob("*.json")):
+            if (job := _living(path)) is not None:
+                yield path, job
 
 
-def _candidates() -> list[Path]:
-    """Where registries may be, the preferred place first.
-
-    Both places are read, because a login shell has XDG_RUNTIME_DIR and a cron job of the same user has not.
-    """
-    shared = _SHARED / f"tlaunch-{os.getuid()}"
+def _directory() -> Path:
     runtime = os.environ.get("XDG_RUNTIME_DIR")
-    return [Path(runtime) / "tlaunch", shared] if runtime and Path(runtime).is_dir() else [shared]
+    return Path(runtime) / "tlaunch" if runtime and Path(runtime).is_dir() else _SHARED / f"tlaunch-{os.getuid()}"
 
 
 def _own_directory() -> Path:
-    directory = _candidates()[0]
+    directory = _directory()
     try:
         directory.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:

@@ -39,7 +39,8 @@ class PlainView:
 
     def plan(self, plan: Plan, previous: Plan | None) -> None:
         self._history.append(plan)
-        self.notice(str(row(plan)))
+        if plan.result is None:  # the end is told by close, with all that belongs to it
+            self.notice(str(row(plan)))
 
     def notice(self, text: str) -> None:
         print(f"{self._clock()} tlaunch: {text}", file=self._err, flush=True)

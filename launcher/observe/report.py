@@ -34,20 +34,19 @@ def brief(sentences: Iterable[str]) -> str:
     return "; ".join(texts[:_SHOWN]) + more
 
 
-def outcome(job_id: str, result: Result, generations: int) -> str:
+def outcome(job_id: str, result: Result, history: Sequence[Plan]) -> str:
     """Return one sentence about how a job ended."""
-    if result.code == 0:
-        return f"job {job_id} succeeded in generation {generations}: {result.reason}"
-    return f"job {job_id} failed with exit code {result.code} in generation {generations}: {result.reason}"
+    generations = sum(plan.result is None for plan in history)
+    after = f" after {generations} generations" if generations > 1 else ""
+    how = "succeeded" if result.code == 0 else f"failed with exit code {result.code}"
+    return f"job {job_id} {how}{after}: {result.reason}"
 
 
 def summary(job_id: str, history: Sequence[Plan], result: Result) -> list[str]:
     """Return the lines to end with: what happened, if anything did, how it ended, and the first traceback."""
     rows = [str(row(plan)) for plan in history[1:] if plan.result is None]
-    lines = [f"  {text}" for text in rows]
-    if lines:
-        lines.insert(0, "what happened:")
-    lines.append(outcome(job_id, result, history[-1].generation if history else 0))
+    lines = ["what happened:", *(f"  {text}" for text in rows)] if rows else []
+    lines.append(outcome(job_id, result, history))
     if result.traceback:
         lines += ["the first failure:", *result.traceback.rstrip().splitlines()]
     return lines

@@ -21,7 +21,7 @@ def show(job: JobView, console: Console | None = None) -> None:
     rows = [row(plan) for plan in job.history]
     console.print(happenings([(f"generation {one.generation}", one.cause, one.decision) for one in rows]))
     if job.result is not None:
-        console.print(Text(outcome(job.job_id, job.result, job.generation)))
+        console.print(Text(outcome(job.job_id, job.result, job.history)))
 
 
 def document(job: JobView) -> dict[str, Any]:

@@ -58,15 +58,17 @@ def test_the_same_id_twice_is_refused() -> None:
         assert registry.running() == [job]
 
 
-def test_a_job_of_a_shell_without_a_runtime_directory_is_found_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch:
-        patch.delenv("XDG_RUNTIME_DIR")
-        context = registry.register("cron", ETCD)
-        job = context.__enter__()
-    assert registry.find("cron") == job
-    with monkeypatch.context() as patch:
-        patch.delenv("XDG_RUNTIME_DIR")
-        context.__exit__(None, None, None)
+@pytest.mark.parametrize("value", [None, "", "/nowhere/at/all"])
+def test_without_a_runtime_directory_it_is_one_of_our_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str | None
+) -> None:
+    if value is None:
+        monkeypatch.delenv("XDG_RUNTIME_DIR")
+    else:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", value)
+    with registry.register("gpt", ETCD) as job:
+        assert registry.find("gpt") == job
+        assert len(list((tmp_path / f"tlaunch-{os.getuid()}").glob("gpt.*.json"))) == 1
 
 
 def test_what_a_dead_launcher_left_is_removed(runtime: Path) -> None:
