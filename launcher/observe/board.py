@@ -23,7 +23,7 @@ STYLES: Mapping[RoleKind, str] = {
 """How a slot is shown, by its role."""
 
 _LABELS: Mapping[RoleKind, str] = {"spare": "sp", "bad": "bad", "lost": "lost", "awaited": "...", "idle": "-"}
-_LEGEND = "numbers: ranks, sp: spare, bad: not used any more, lost: node gone, ...: not there yet"
+_LEGEND = "numbers: ranks, sp: spare, bad: not used, lost: node gone, ...: not there yet"
 
 
 def board(job: JobView, width: int, height: int, note: str = "") -> Group:

@@ -38,7 +38,7 @@ def outcome(job_id: str, result: Result, history: Sequence[Plan]) -> str:
     """Return one sentence about how a job ended."""
     generations = sum(plan.result is None for plan in history)
     after = f" after {generations} generations" if generations > 1 else ""
-    how = "succeeded" if result.code == 0 else f"failed with exit code {result.code}"
+    how = "succeeded" if result.code == 0 else f"ended with exit code {result.code}"
     return f"job {job_id} {how}{after}: {result.reason}"
 
 

@@ -20,7 +20,7 @@ from tlaunch.launcher.store.memory import MemoryStore
 from tlaunch.topology.mesh import Mesh
 from tlaunch.topology.model import Machine, Node
 
-LEGEND = "numbers: ranks, sp: spare, bad: not used any more, lost: node gone, ...: not there yet"
+LEGEND = "numbers: ranks, sp: spare, bad: not used, lost: node gone, ...: not there yet"
 
 
 async def look(*plans: Plan, without: tuple[str, ...] = (), asked: Machine | None = None) -> JobView:
@@ -144,7 +144,7 @@ async def test_what_ranks_print_scrolls_above(monkeypatch: pytest.MonkeyPatch) -
     shown = written(console)
     assert "12:00:00 tlaunch: starting etcd\n" in shown
     assert "[3] loss 2.5 [bold]not markup[/bold]\n[4] a warning\n" in shown
-    assert shown.index("[4] a warning") < shown.index("job gpt-a1 failed with exit code 1: ")
+    assert shown.index("[4] a warning") < shown.index("job gpt-a1 ended with exit code 1: ")
     assert shown.endswith("the first failure:\nTraceback (most recent call last):\nValueError: first\n")
     assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") == 1  # the cursor is back
 
@@ -198,7 +198,7 @@ async def test_status_for_people() -> None:
     assert [line.split("  ")[0] for line in lines if line.startswith("generation")] == [
         f"generation {number}" for number in (1, 2, 4)
     ]
-    assert lines[-1] == "job gpt-a1 failed with exit code 1 after 2 generations: 4 ranks are fewer than --min-world 6"
+    assert lines[-1] == "job gpt-a1 ended with exit code 1 after 2 generations: 4 ranks are fewer than --min-world 6"
 
 
 async def test_status_for_programs() -> None:

@@ -62,7 +62,7 @@ def test_a_story_in_lines() -> None:
         "12:00:00 tlaunch: what happened:",
         f"12:00:00 tlaunch:   generation 2: {FAILURE} -> restart rank 1 on node-0/gpu-1",
         f"12:00:00 tlaunch:   generation 3: {BROKEN} -> swap rank 4 to node-3/gpu-0",
-        f"12:00:00 tlaunch: job gpt-a1 failed with exit code 1 after 3 generations: {END.result.reason}",
+        f"12:00:00 tlaunch: job gpt-a1 ended with exit code 1 after 3 generations: {END.result.reason}",
         "12:00:00 tlaunch: the first failure:",
         "12:00:00 tlaunch: Traceback (most recent call last):",
         "12:00:00 tlaunch: ValueError: first",
