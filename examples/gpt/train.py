@@ -3,8 +3,11 @@
 An ordinary script for torchrun's environment; nothing here knows which launcher started it:
 
     tlaunch --nodes 3 --gpus-per-node 2 --spares 1 examples/gpt/train.py --steps 30
-    torchrun --standalone --nproc-per-node 4 --max-restarts 3 examples/gpt/train.py
+    torchrun --standalone --nproc-per-node 4 examples/gpt/train.py
     python examples/gpt/train.py
+
+With torchrun's --max-restarts, set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1: in torch 2.13 a restarted group otherwise
+finds the addresses of the dead one in the store that both use, and often fails or hangs.
 
 Rank 0 writes a checkpoint every few steps, and a restarted run goes on from the newest one. The samples of a step
 depend on its number only and each sample weighs the same, so the loss curve is the same for every world size and

@@ -144,6 +144,15 @@ def test_a_run_without_an_id_is_fresh_until_it_is_restarted(gpt: SimpleNamespace
     assert not gpt.train.Run.from_environment({**environment, "TORCHELASTIC_RUN_ID": "job-7"}).is_fresh
 
 
+def test_a_wrong_option_is_refused_in_one_line(
+    gpt: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py", "--log-every", "0"])
+    with pytest.raises(SystemExit, match="2"):
+        gpt.train.parse_options()
+    assert capsys.readouterr().err.splitlines()[-1] == "train.py: error: --log-every must be at least 1"
+
+
 def _files(folder: Path, sizes: list[int]) -> list[Path]:
     paths = [folder / str(number) for number in range(len(sizes))]
     for path, size in zip(paths, sizes, strict=True):
