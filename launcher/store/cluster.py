@@ -95,8 +95,9 @@ class Cluster:
             raise StoreUnavailable(f"cannot find the etcd host {', '.join(failures)}; expected a name that resolves")
 
     async def close(self) -> None:
-        """Close every channel."""
-        await asyncio.gather(*(member.close() for member in self._members + self._retired))
+        """Close every channel, and forget them: grpc ends its thread only when the last channel is garbage."""
+        members, self._members, self._retired = self._members + self._retired, [], []
+        await asyncio.gather(*(member.close() for member in members))
 
     def _adopt(self, found: dict[str, str]) -> None:
         known = {member.target for member in self._members}

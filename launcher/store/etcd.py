@@ -76,6 +76,7 @@ class EtcdStore:
     @property
     def member(self) -> str:
         """``host:port`` of the member that is asked first at the moment."""
+        self._session.check_open()
         return self._session.cluster.first.host
 
     async def member_names(self) -> set[str]:

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from tlaunch.launcher.store.history import History
 from tlaunch.launcher.store.protocol import (
+    Change,
     Changes,
     Compare,
     Delete,
@@ -52,6 +53,23 @@ class _Client:
     next_write: bool | None = None
 
 
+@dataclass(slots=True, eq=False)
+class _Watcher:
+    """A watch: what it has seen, and what has happened since that it has not passed on yet."""
+
+    prefix: str
+    revision: int
+    pending: list[Change] = field(default_factory=list)
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def take(self) -> tuple[Change, ...]:
+        """Return the pending changes and forget them."""
+        changes = tuple(self.pending)
+        self.pending.clear()
+        self.news.clear()
+        return changes
+
+
 class _Shared:
     """What the clients of one memory have in common."""
 
@@ -59,7 +77,7 @@ class _Shared:
         self.history = History()
         self.down = False
         self.clients: list[_Client] = []
-        self.watchers: set[asyncio.Event] = set()
+        self.watchers: set[_Watcher] = set()
 
     def out_of_reach(self, client: _Client) -> str | None:
         """Say why a client cannot reach the store."""
@@ -80,8 +98,11 @@ class _Shared:
             client.leases = [lease for lease in client.leases if not lease.lost.is_set()]
 
     def wake(self) -> None:
+        """Hand the watches what has happened, at once as etcd does, so that no compaction can take it away."""
         for watcher in self.watchers:
-            watcher.set()
+            watcher.pending += self.history.since(watcher.prefix, watcher.revision)
+            watcher.revision = self.history.revision
+            watcher.news.set()
 
 
 class MemoryLease:
@@ -220,22 +241,20 @@ class MemoryStore:
 
     async def watch(self, prefix: str, revision: int) -> AsyncGenerator[Changes, None]:
         history = self._shared.history
-        wake = asyncio.Event()
-        self._shared.watchers.add(wake)
+        watcher = _Watcher(prefix, history.revision, list(history.since(prefix, revision)))
+        self._shared.watchers.add(watcher)
         try:
-            history.since(prefix, revision)  # raises Compacted before anything is yielded
             yield Changes((), revision, self._reach())
             while True:
-                changes = history.since(prefix, revision)
+                changes = watcher.take()
                 if changes:
                     revision = changes[-1].revision
                     yield Changes(changes, revision, self._reach())
-                elif not await _set_within(wake, self._probe):
+                elif not await _set_within(watcher.news, self._probe):
                     yield Changes((), revision, self._reach())
-                wake.clear()
                 self._reach()
         finally:
-            self._shared.watchers.discard(wake)
+            self._shared.watchers.discard(watcher)
 
     async def close(self) -> None:
         self._client.closed = True

@@ -105,6 +105,7 @@ class Session:
             try:
                 return await self._send(member, sending, attempt // len(self.cluster))
             except NotDone as error:
+                self.check_open()
                 reason = str(error)
                 self.cluster.demote(member)
             if (attempt + 1) % len(self.cluster) == 0:
