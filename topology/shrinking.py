@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tlaunch.topology import explain
 from tlaunch.topology.mesh import Mesh
-from tlaunch.topology.model import Machine, Node, Scope, Slot, TopologyError
+from tlaunch.topology.model import REACH, Machine, Node, Scope, Slot, TopologyError, distance
 from tlaunch.topology.replacement import Replacement, replace
 
 
@@ -57,8 +57,7 @@ def shrink(
         if not repair.unplaced:
             break
         # Every drop frees or saves one replica's worth of slots, whichever it is: drop what costs most to repair.
-        hopeless = {mesh.replica_of(rank) for rank in repair.unplaced}
-        dropped.add(max(hopeless, key=lambda replica: (job.damage(replica), replica)))
+        dropped.add(max(job.rivals(machine, repair, within), key=lambda replica: (job.damage(replica), replica)))
     return job.without(dropped, repair) if len(dropped) < mesh.replicas else None
 
 
@@ -95,6 +94,17 @@ class _Job:
         broken = {rank: self.seats[rank] for rank in self.dead if self.mesh.replica_of(rank) not in dropped}
         healthy = [self.seats[rank] for index in dropped for rank in self.members[index] if rank not in self.dead]
         return replace(machine, broken, healthy, within)
+
+    def rivals(self, machine: Machine, repair: Replacement, within: Scope) -> set[int]:
+        """Return the replicas that want slots where those are short: one of them has to go."""
+        short = {self.seats[rank].node for rank in repair.unplaced}
+        return {
+            self.mesh.replica_of(rank)
+            for rank in (*repair.moves, *repair.unplaced)
+            if any(
+                distance(machine.node_of(self.seats[rank]), machine.by_name[node]) <= REACH[within] for node in short
+            )
+        }
 
     def without(self, dropped: Collection[int], repair: Replacement) -> Shrunk:
         smaller = self.mesh.resized(self.mesh.replicas - len(dropped))
