@@ -227,8 +227,18 @@ class Zygote:
         """For ``Process`` to call when it has ended."""
         self._processes.pop(pid, None)
 
-    def close(self) -> None:
-        """Let go of the zygote: it kills every process that this connection has forked."""
+    async def close(self, *, timeout: float = 5.0) -> None:
+        """Kill every process that was forked here, wait until they have ended, and disconnect.
+
+        After ``timeout`` seconds, if the kernel cannot end one for so long, go on without.
+        """
+        processes = list(self._processes.values())
+        for process in processes:
+            process.kill()
+        if processes:
+            await asyncio.wait([process.ended for process in processes], timeout=timeout)
+        for process in processes:
+            process.finish(Exit())
         self._on_lost()
 
     def _send(self, message: Message, fds: list[int] | None = None) -> None:

@@ -65,7 +65,7 @@ class ZygoteSource:
     async def close(self) -> None:
         """End the connection, with every process that came from it, and an own zygote too."""
         if self._zygote is not None:
-            self._zygote.close()
+            await self._zygote.close()
         await self._own.aclose()
 
     async def _start(self) -> str:

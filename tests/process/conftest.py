@@ -34,7 +34,7 @@ class RunningZygote:
 
 def _start() -> Iterator[RunningZygote]:
     with tempfile.TemporaryDirectory(prefix="tlaunch-") as folder, Lifeline() as lifeline:
-        env = zygote_env(os.environ)
+        env = zygote_env({name: value for name, value in os.environ.items() if not name.startswith("PYTHON")})
         socket_path = f"{folder}/zygote"
         log_path = Path(folder, "zygote.log")
         process = start_zygote(socket_path, env=env, log_path=str(log_path), lifeline=lifeline)
@@ -60,7 +60,7 @@ def own_zygote() -> Iterator[RunningZygote]:
 async def zygote(shared_zygote: RunningZygote) -> AsyncIterator[Zygote]:
     client = await Zygote.connect(shared_zygote.socket_path, timeout=DEADLINE)
     yield client
-    client.close()
+    await client.close()
 
 
 @pytest_asyncio.fixture

@@ -229,7 +229,7 @@ async def test_a_broken_error_file(own_zygote: RunningZygote, work: Callable[...
         outcome = await run(standby, work("import os; os._exit(3)", env=env))
         assert outcome.code == 3
         assert standby.ended.result().traceback is None
-    zygote.close()
+    await zygote.close()
 
 
 async def test_a_signal_is_named(standby: Process) -> None:
