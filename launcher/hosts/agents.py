@@ -55,8 +55,9 @@ class AgentProcess:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             # -P: a logging.py in the user's working directory must not take the place of the standard library's.
+            # faulthandler: should a library abort the process, the agent's log says where.
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", "tlaunch.launcher.control", *self.config.command()),
+                *(sys.executable, "-P", "-X", "faulthandler", "-m", "tlaunch.launcher.control", *self.config.command()),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -28,6 +29,17 @@ def agent_pid(job: Job, node: str) -> int:
             ):
                 return int(entry.name)
     raise AssertionError(f"no agent of {node}")
+
+
+def controller(job: Job) -> str:
+    """Return the node of the controller."""
+    answer = job.command("status", job.job_id, "--json")
+    assert answer.returncode == 0, answer.stderr
+    return str(json.loads(answer.stdout)["controller"])
+
+
+def node_of(slot: str) -> str:
+    return slot.split("/")[0]
 
 
 def test_a_job_runs_and_ends(tmp_path: Path) -> None:
@@ -73,12 +85,11 @@ def test_a_rank_on_a_bad_gpu_moves_inside_its_rack_and_keeps_its_number(tmp_path
 def test_a_lost_node_is_replaced_and_the_others_stay_where_they_are(tmp_path: Path) -> None:
     with running(tmp_path, *SMALL) as job:
         before = job.seats(0, 4)
-        leader = job.command("status", job.job_id, "--json").stdout
-        lost = next(slot.split("/")[0] for slot in before.values() if f'"leader": "{slot.split("/")[0]}"' not in leader)
+        lost = next(node for node in map(node_of, before.values()) if node != controller(job))
         assert job.command("kill", "--node", lost, "--job-id", job.job_id).returncode == 0
         after = job.seats(1, 4)
         for rank, slot in before.items():
-            assert (after[rank] == slot) == (slot.split("/")[0] != lost)
+            assert (after[rank] == slot) == (node_of(slot) != lost)
         job.finish()
         assert lost in job.events()[1]["causes"][0], "one generation, with the node as the first cause"
 
@@ -86,12 +97,11 @@ def test_a_lost_node_is_replaced_and_the_others_stay_where_they_are(tmp_path: Pa
 def test_the_controller_is_lost(tmp_path: Path) -> None:
     with running(tmp_path, *SMALL) as job:
         job.seats(0, 4)
-        import json
-
-        leader = json.loads(job.command("status", job.job_id, "--json").stdout)["leader"]
+        leader = controller(job)
         os.kill(agent_pid(job, leader), signal.SIGKILL)
         after = job.seats(1, 4)
-        assert leader not in {slot.split("/")[0] for slot in after.values()}
+        assert leader not in map(node_of, after.values())
+        assert controller(job) != leader
         job.finish()
 
 
