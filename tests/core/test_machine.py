@@ -1,0 +1,322 @@
+"""Whatever happens, in whatever order, and whatever a policy says: the invariants of the design hold.
+
+Hypothesis draws a machine, a job, and a sequence of failures, joins, drains and acks. The controller looks whenever it
+is told to. The invariants are stated here once more, in the words of the design and not by the planner's own check.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import inf, nan
+from typing import cast
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from tests.core.world import World
+from tlaunch.launcher.core.assign import Assignment, assignments
+from tlaunch.launcher.core.cluster import Cluster
+from tlaunch.launcher.core.codec import decode, encode
+from tlaunch.launcher.core.decisions import Decision, Restart, Shrink, Stop, Swap, Wait
+from tlaunch.launcher.core.detect import detect, next_deadline
+from tlaunch.launcher.core.events import Exit
+from tlaunch.launcher.core.plan import Plan
+from tlaunch.launcher.core.planner import Outcome, decide
+from tlaunch.launcher.core.policy import Failure, Policy
+from tlaunch.launcher.core.spec import JobSpec
+from tlaunch.topology.mesh import Mesh
+from tlaunch.topology.model import REACH, Machine, Node, Scope, Slot, distance
+
+SCOPES: tuple[Scope, ...] = ("node", "domain", "rack", "any")
+
+
+@st.composite
+def machines(draw: st.DrawFn) -> Machine:
+    slots = draw(st.integers(1, 4))
+    nodes: list[Node] = []
+    for rack in range(draw(st.integers(1, 3))):
+        for index in range(draw(st.integers(1, 4))):
+            domain = draw(st.sampled_from([None, f"d{rack}", f"d{rack}b"]))
+            nodes.append(Node(f"r{rack}-n{index}", slots, domain, f"r{rack}"))
+    return Machine(tuple(nodes))
+
+
+@st.composite
+def jobs(draw: st.DrawFn) -> Cluster:
+    """Return a job on a machine with room for it."""
+    machine = draw(machines())
+    room = len(machine.slots)
+    tensor = draw(st.integers(1, min(4, room)))
+    replicas = draw(st.integers(1, room // tensor))
+    mesh = Mesh.parse(draw(st.sampled_from([f"dp={replicas},tp={tensor}", f"tp={tensor},dp={replicas}"])))
+    spec = JobSpec(
+        job_id="job",
+        nodes=len(machine.nodes),
+        spares=draw(st.integers(0, room - mesh.size)),
+        mesh=mesh,
+        max_restarts=draw(st.integers(0, 3)),
+        swap_scope=draw(st.sampled_from(SCOPES)),
+        min_world=draw(st.integers(1, mesh.size)),
+    )
+    return Cluster(spec, machine, frozenset(machine.by_name))
+
+
+class Hostile(Policy):
+    """Says anything: the right thing about the wrong rank, the wrong thing about the right one, rubbish, or nothing."""
+
+    def __init__(self, draws: tuple[int, ...]) -> None:
+        self.draws = draws
+        self.calls = 0
+
+    def on_failure(self, failure: Failure, cluster: Cluster) -> Decision:
+        assert cluster.plan is not None
+        draw = self.draws[self.calls % len(self.draws)]
+        self.calls += 1
+        slots = cluster.machine.slots
+        slot = slots[draw % len(slots)]
+        answers: tuple[object, ...] = (
+            Restart(failure.rank),
+            Restart(failure.rank + 1),
+            Swap(failure.rank, slot),
+            Swap(failure.rank, slot),
+            Swap(failure.rank, failure.slot),
+            Swap((failure.rank + draw) % cluster.plan.world_size, slot),
+            Swap(failure.rank, Slot("elsewhere", draw)),
+            Swap(failure.rank, cast("Slot", "r0-n0/gpu-0")),
+            Shrink(draw % 4),
+            Shrink(-1),
+            Wait(draw % 400, "why not"),
+            Wait(nan if draw % 2 else inf, "for ever"),
+            Stop("", draw),
+            Stop("stop", 999),
+            cast("Decision", None),
+            failure,
+            super().on_failure(failure, cluster),
+        )
+        answer = answers[draw // 7 % len(answers)]
+        if draw % 11 == 0:
+            raise RuntimeError("no idea")
+        return cast("Decision", answer)
+
+
+policies = st.one_of(st.just(()), st.lists(st.integers(0, 1000), min_size=1, max_size=8).map(tuple))
+
+
+def made(draws: tuple[int, ...]) -> Policy:
+    return Hostile(draws) if draws else Policy()
+
+
+class AnyJob(RuleBasedStateMachine):
+    """One job through thick and thin."""
+
+    @initialize(cluster=jobs())
+    def start(self, cluster: Cluster) -> None:
+        self.world = World(cluster)
+        self.told: dict[str, Assignment] = {}
+        self.look(())
+
+    # --- what happens ------------------------------------------------------------------------------------------------
+
+    @rule(data=st.data(), ok=st.booleans(), signal=st.booleans(), others=st.booleans())
+    @precondition(lambda self: self.running)
+    def process_ends(self, data: st.DataObject, *, ok: bool, signal: bool, others: bool) -> None:
+        rank = data.draw(st.sampled_from(range(self.world.plan.world_size)))
+        if not ok and others:
+            self.world.crash_all(rank)
+        else:
+            failed = Exit(signal=9, time=1.0) if signal else Exit(code=1, time=1.0)
+            self.world.ended(rank, Exit(code=0) if ok else failed)
+
+    @rule(data=st.data())
+    @precondition(lambda self: self.running)
+    def slot_fails(self, data: st.DataObject) -> None:
+        self.world.fail(data.draw(st.sampled_from(self.world.cluster.machine.slots)))
+
+    @rule(data=st.data())
+    @precondition(lambda self: self.world.cluster.alive)
+    def node_is_lost(self, data: st.DataObject) -> None:
+        self.world.lose(data.draw(st.sampled_from(sorted(self.world.cluster.alive))))
+
+    @rule(data=st.data(), new=st.integers(0, 99))
+    def node_joins(self, data: st.DataObject, new: int) -> None:
+        back = [node for node in self.world.cluster.machine if node.name not in self.world.cluster.alive]
+        fresh = Node(f"new-{new}", 2, None, "r0")
+        self.world.join(data.draw(st.sampled_from([*back, *([fresh] if new % 4 == 0 else [])] or [fresh])))
+
+    @rule(data=st.data())
+    @precondition(lambda self: self.running)
+    def operator_drains(self, data: st.DataObject) -> None:
+        slot = data.draw(st.sampled_from(self.world.cluster.machine.slots))
+        self.world.drain([slot])
+
+    @rule()
+    def operator_takes_the_drains_back(self) -> None:
+        cluster = self.world.cluster
+        bad = {slot: reason for slot, reason in cluster.bad.items() if slot not in cluster.drained}
+        self.world.cluster = replace(cluster, bad=bad, drained=frozenset())
+
+    @rule(data=st.data())
+    @precondition(lambda self: self.world.cluster.alive)
+    def node_acks(self, data: st.DataObject) -> None:
+        self.world.ack(data.draw(st.sampled_from(sorted(self.world.cluster.alive))))
+
+    @rule(chance=st.integers(0, 20))
+    def operator_stops(self, chance: int) -> None:
+        if chance == 20:
+            self.world.cluster = replace(self.world.cluster, stop=("interrupted", 130))
+
+    @rule()
+    def all_ack(self) -> None:
+        self.world.ack()
+
+    @rule(seconds=st.sampled_from([1, 30, 61, 301]))
+    def time_passes(self, seconds: int) -> None:
+        self.world.advance(seconds)
+
+    # --- what is done about it ---------------------------------------------------------------------------------------
+
+    @rule(draws=policies)
+    def look(self, draws: tuple[int, ...]) -> None:
+        before = self.world.cluster
+        events = detect(before)
+        assert events == detect(before)
+        self.world.policy = made(draws)
+        outcome = self.world.look()
+        assert outcome == decide(before, events, made(draws)), "the same question has the same answer"
+        if outcome.plan is not None:
+            check_next(before, outcome.plan)
+            self.check_assignments(before, outcome.plan)
+        else:
+            assert self.world.cluster.plan == before.plan
+        check_that_it_goes_on(self.world.cluster, outcome)
+
+    def check_assignments(self, before: Cluster, plan: Plan) -> None:
+        machine = before.machine
+        self.told = assignments(plan, machine, self.told)
+        assert machine.by_name.keys() <= self.told.keys()
+        placed = [
+            (seat.rank, Slot(node, seat.index), seat.since) for node, given in self.told.items() for seat in given.seats
+        ]
+        assert sorted(placed) == [(seat.rank, seat.slot, seat.since) for seat in plan.seats]
+        for given in self.told.values():
+            assert [seat.local_rank for seat in given.seats] == list(range(len(given.seats)))
+            assert (given.group_rank is None) == (not given.seats)
+        groups = [given.group_rank for given in self.told.values() if given.group_rank is not None]
+        assert sorted(groups) == list(range(len(plan.nodes)))
+
+    @property
+    def running(self) -> bool:
+        plan = self.world.cluster.plan
+        return plan is not None and plan.result is None
+
+    @invariant()
+    def generations_only_grow(self) -> None:
+        if hasattr(self, "world"):
+            assert [plan.generation for plan in self.world.plans] == list(range(1, len(self.world.plans) + 1))
+
+    def teardown(self) -> None:
+        """After the faults stop, the job runs or has ended, with one clear reason, after a few looks."""
+        if not hasattr(self, "world"):
+            return
+        for _ in range(4):
+            self.world.ack()
+            self.look(())
+        assert decide(self.world.cluster, detect(self.world.cluster), Policy()).plan is None
+        cluster = self.world.cluster
+        if cluster.plan is None:
+            self.world.advance(cluster.spec.start_timeout)
+            self.look(())
+        elif cluster.plan.result is None:
+            crashed = [rank for rank, ended in cluster.exits.items() if not ended.ok]
+            waiting = {seat.rank for seat in cluster.plan.seats} - cluster.exits.keys()
+            assert not crashed
+            assert not waiting & set(cluster.displaced), "a rank that still runs has a slot to run on"
+        if self.world.cluster.plan is not None:
+            plan = self.world.plan
+            assert plan.result is None or plan.result.reason
+            assert decode(Plan, encode(plan), "the plan") == plan
+
+
+def check_next(before: Cluster, plan: Plan) -> None:
+    """State the invariants of design section 6, for one plan after another."""
+    spec, last = before.spec, before.plan
+    if plan.result is not None:
+        assert plan.seats == ()
+        return
+    slots = [seat.slot for seat in plan.seats]
+    assert [seat.rank for seat in plan.seats] == list(range(plan.world_size))
+    assert plan.world_size == plan.mesh.size
+    assert len(set(slots)) == len(slots), "a slot has at most one role"
+    assert {seat.since for seat in plan.seats} == {plan.generation}, "every rank of a plain script starts again"
+    for slot in slots:
+        stays = last is not None and slot in last.by_slot and slot in before.drained
+        assert slot.node in before.alive
+        assert slot not in dict(plan.bad)
+        assert slot not in before.bad or stays
+    if last is None:
+        assert plan.mesh == spec.mesh
+        return
+    assert last.restarts <= plan.restarts <= min(last.restarts + 1, spec.max_restarts)
+    assert set(last.bad) <= set(plan.bad)
+    if plan.mesh == last.mesh:
+        check_moves(before, last, plan)
+    else:
+        check_shrunk(before, last, plan)
+
+
+def check_moves(before: Cluster, last: Plan, plan: Plan) -> None:
+    bad = dict(plan.bad)
+    crashed = {rank for rank, ended in before.exits.items() if not ended.ok}
+    for old, new in zip(last.seats, plan.seats, strict=True):
+        if old.slot == new.slot:
+            continue
+        lost = old.slot.node not in before.alive or old.slot in bad or old.slot in before.bad
+        assert lost or old.rank in crashed, "a rank that was not affected keeps its number and slot"
+        assert new.slot not in last.by_slot or lost or crashed
+        here, there = before.machine.node_of(old.slot), before.machine.node_of(new.slot)
+        assert distance(here, there) <= REACH[before.spec.swap_scope], "no spare outside the scope is used"
+
+
+def check_shrunk(before: Cluster, last: Plan, plan: Plan) -> None:
+    assert plan.mesh == last.mesh.resized(plan.mesh.replicas), "whole replicas only"
+    assert 1 <= plan.mesh.replicas < last.mesh.replicas
+    assert plan.world_size >= before.spec.min_world
+    bad = dict(plan.bad)
+    unharmed = [
+        replica
+        for replica in range(last.mesh.replicas)
+        if all(
+            last.seats[rank].slot.node in before.alive
+            and last.seats[rank].slot not in bad
+            and last.seats[rank].slot not in before.bad
+            and rank not in before.exits
+            for rank in last.mesh.ranks_of(replica)
+        )
+    ]
+    now = set(plan.by_slot)
+    kept = [replica for replica in unharmed if {last.seats[rank].slot for rank in last.mesh.ranks_of(replica)} <= now]
+    gone = last.mesh.replicas - plan.mesh.replicas
+    assert len(kept) >= len(unharmed) - gone, "replicas that stay keep their slots"
+
+
+def check_that_it_goes_on(cluster: Cluster, outcome: Outcome) -> None:
+    """Nothing waits for ever: what is not settled has a deadline."""
+    plan = cluster.plan
+    deadline = next_deadline(cluster)
+    assert deadline is None or deadline > cluster.now
+    if plan is None:
+        assert deadline is not None
+    elif plan.result is not None:
+        assert deadline is None
+        assert outcome.look_again is None
+    elif outcome.look_again is not None:
+        assert cluster.now < outcome.look_again <= cluster.now + cluster.spec.start_timeout
+    elif any(node in cluster.alive and node not in cluster.acked for node in plan.nodes):
+        assert deadline is not None or cluster.now >= cluster.planned_at + cluster.spec.ack_timeout
+
+
+AnyJob.TestCase.settings = settings(
+    max_examples=60, stateful_step_count=25, suppress_health_check=[HealthCheck.too_slow], deadline=None
+)
+test_invariants_hold = AnyJob.TestCase
