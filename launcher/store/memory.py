@@ -57,8 +57,10 @@ class _Client:
 class _Watcher:
     """A watch: what it has seen, and what has happened since that it has not passed on yet."""
 
+    client: _Client
     prefix: str
     revision: int
+    broken: bool = False
     pending: list[Change] = field(default_factory=list)
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -103,6 +105,13 @@ class _Shared:
             watcher.pending += self.history.since(watcher.prefix, watcher.revision)
             watcher.revision = self.history.revision
             watcher.news.set()
+
+    def break_watches(self) -> None:
+        """End the watches of those who are out of reach, for good, as a broken connection does."""
+        for watcher in self.watchers:
+            if self.out_of_reach(watcher.client):
+                watcher.broken = True
+                watcher.news.set()
 
 
 class MemoryLease:
@@ -188,7 +197,7 @@ class MemoryStore:
             self._client.down = True
         else:
             self._shared.down = True
-        self._shared.wake()
+        self._shared.break_watches()
 
     def heal(self) -> None:
         """End the outage for every client."""
@@ -241,32 +250,27 @@ class MemoryStore:
 
     async def watch(self, prefix: str, revision: int) -> AsyncGenerator[Changes, None]:
         history = self._shared.history
-        watcher = _Watcher(prefix, history.revision, list(history.since(prefix, revision)))
+        await self._contact()
+        watcher = _Watcher(self._client, prefix, history.revision, pending=list(history.since(prefix, revision)))
         self._shared.watchers.add(watcher)
         try:
-            yield Changes((), revision, self._reach())
-            while True:
+            yield Changes((), revision, time.monotonic())
+            while not watcher.broken:
                 changes = watcher.take()
                 if changes:
                     revision = changes[-1].revision
-                    yield Changes(changes, revision, self._reach())
+                    yield Changes(changes, revision, time.monotonic())
                 elif not await _set_within(watcher.news, self._probe):
-                    yield Changes((), revision, self._reach())
-                self._reach()
+                    yield Changes((), revision, time.monotonic())
+            raise WatchBroken("contact with the store was lost")
         finally:
             self._shared.watchers.discard(watcher)
 
     async def close(self) -> None:
         self._client.closed = True
-        self._shared.wake()
+        self._shared.break_watches()
 
     # --- inside ---
-
-    def _reach(self) -> float:
-        """Return the time of contact, or break the watch."""
-        if reason := self._shared.out_of_reach(self._client):
-            raise WatchBroken(reason)
-        return time.monotonic()
 
     async def _contact(self) -> None:
         # A real store always lets others run in between.

@@ -7,6 +7,7 @@ looks at ``items`` as a whole instead of following single changes.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import time
 from collections.abc import Mapping
@@ -42,7 +43,7 @@ class Mirror:
     """
 
     def __init__(self, store: Store, *prefixes: str, gap: float = 5.0) -> None:
-        if not prefixes or any(a.startswith(b) for a in prefixes for b in prefixes if a is not b):
+        if not prefixes or any(a.startswith(b) for a, b in itertools.permutations(prefixes, 2)):
             raise ValueError(f"a mirror needs prefixes that do not contain each other, not {prefixes}")
         self._copy = _Copy()
         self._parts = [_Part(store, prefix, self._copy, gap) for prefix in prefixes]
