@@ -44,7 +44,6 @@ def start_zygote(
         kwargs["pass_fds"] = tuple(fds.values())
         arguments = [f"{option}={fd}" for option, fd in fds.items()]
         command = [sys.executable, "-m", "tlaunch.launcher.elastic.zygote", *arguments]
-        process: subprocess.Popen[bytes] = subprocess.Popen(
+        return subprocess.Popen[bytes](
             command, env=dict(env), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=os.sep, **kwargs
         )
-        return process

@@ -9,10 +9,10 @@ store lives until it is killed, so not in a worker: a rank's end takes no other 
 
 from __future__ import annotations
 
-import datetime
 import os
 import signal
 import socket
+from datetime import timedelta
 
 # The store's own client connects to a listening socket on this machine.
 _CONNECT_SECONDS = 60
@@ -26,7 +26,7 @@ def _reachable_host(listener: socket.socket) -> str:
 
 def main() -> None:
     """Serve until killed."""
-    from torch.distributed import TCPStore
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     with socket.socket(fileno=int(os.environ["TLAUNCH_STORE_FD"])) as listener:
         host, port = _reachable_host(listener), listener.getsockname()[1]
@@ -36,7 +36,7 @@ def main() -> None:
         port,
         is_master=True,
         wait_for_workers=False,
-        timeout=datetime.timedelta(seconds=_CONNECT_SECONDS),
+        timeout=timedelta(seconds=_CONNECT_SECONDS),
         master_listen_fd=fd,
         use_libuv=True,
     )

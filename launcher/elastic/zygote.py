@@ -28,7 +28,6 @@ from tlaunch.launcher.elastic.endings import describe_end
 from tlaunch.launcher.elastic.standby import Standby
 from tlaunch.launcher.process.channel import Channel, ChannelClosed, Message
 
-
 # What a training script will want, down to what the first ``DistributedDataParallel`` imports.
 _PRELOAD = (
     "torch",

@@ -115,5 +115,9 @@ async def run(process: Process, work: Work) -> Outcome:
     """Run a ``Work`` in a standby to its end."""
     process.start(work)
     ended: Exit = await process.ended
+    return outcome(work, ended)
+
+
+def outcome(work: Work, ended: Exit) -> Outcome:
     code = ended.code if ended.signal is None else -ended.signal
     return Outcome(Path(work.stdout).read_text(), Path(work.stderr).read_text(), code)

@@ -150,7 +150,7 @@ async def test_autograd_and_threads_work_after_the_fork(standby: Process, work: 
 async def test_descriptors_are_handed_over(standby: Process, work: Callable[..., Work]) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        source = "import os; os.write(int(os.environ['GIFT']), b'thank you'); print(os.get_inheritable(int(os.environ['GIFT'])))"
+        source = "import os; fd = int(os.environ['GIFT']); os.write(fd, b'thank you'); print(os.get_inheritable(fd))"
         outcome = await run(standby, work(source, fds={"GIFT": theirs.fileno()}))
         theirs.close()
         assert ours.recv(100) == b"thank you"
@@ -271,4 +271,5 @@ async def test_four_ranks_meet_at_a_store_of_their_own(
     store.kill()
     await store.ended
     assert (tmp_path / "store").read_text() == ""
-    assert not os.path.exists(f"/proc/{store.pid}")
+    with pytest.raises(ProcessLookupError):
+        os.kill(store.pid, 0)

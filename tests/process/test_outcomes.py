@@ -172,7 +172,7 @@ SCRIPTS = {
         sys.stderr.write('half a line')
         print(os.stat(1).st_size, os.stat(2).st_size, file=sys.stderr)
     """,
-    "writes to descriptors mix with print": "import os; os.write(1, b'raw\\n'); print('late', flush=True); os.write(2, b'raw\\n')",
+    "writes to descriptors mix with print": "import os; print('late'); os.write(1, b'raw\\n'); os.write(2, b'raw\\n')",
     "print to a closed stdout": "import sys; sys.stdout.close(); print('x')",
     "warning": "import warnings; warnings.warn('careful'); warnings.warn('deprecated', DeprecationWarning)",
     "logging without set-up": "import logging; logging.warning('warned'); logging.getLogger('a.b').error('error')",
@@ -213,7 +213,11 @@ SCRIPTS = {
             raise SystemExit(8)
         print('parent', os.waitpid(pid, 0)[1] >> 8)
     """,
-    "run by runpy": "import runpy; print(sorted(runpy.run_path(__file__, run_name='again'))) if __name__ == '__main__' else 0",
+    "run by runpy": """
+        import runpy
+        if __name__ == '__main__':
+            print(sorted(runpy.run_path(__file__, run_name='again')))
+    """,
 }
 
 

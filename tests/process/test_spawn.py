@@ -1,5 +1,8 @@
 """Processes come, are killed, end and are told about, whoever dies in between."""
 
+# Nothing else runs in these loops, and nothing here takes long: files are read and agents started in passing.
+# ruff: noqa: ASYNC110, ASYNC220, ASYNC240
+
 from __future__ import annotations
 
 import asyncio
@@ -87,11 +90,12 @@ def pidfds() -> Iterator[Callable[[int], int]]:
 
 async def test_states(zygote: Zygote, work: Callable[..., Work]) -> None:
     process = await zygote.standby(timeout=IMPORT_SECONDS)
-    assert process.state == "standby"
+    states: list[str] = [process.state]
     process.start(work("print('hello')"))
-    assert process.state == "running"
+    states.append(process.state)
     assert await process.ended == Exit(code=0)
-    assert process.state == "ended"
+    states.append(process.state)
+    assert states == ["standby", "running", "ended"]
     process.kill()
     process.kill(signal.SIGTERM)
 
@@ -201,6 +205,7 @@ asyncio.run(main())
 
 @pytest.mark.parametrize("stopped", [False, True])
 async def test_a_lost_agent_takes_its_workers_along_and_no_others(
+    *,
     stopped: bool,
     shared_zygote: RunningZygote,
     standby: Process,
@@ -381,6 +386,7 @@ async def test_descriptors_are_handed_over_to_a_fresh_interpreter(standby: Proce
     ],
 )
 async def test_what_a_fork_cannot_change(
+    *,
     name: str,
     value: str,
     expression: str,
@@ -410,9 +416,8 @@ async def test_the_loop_is_not_blocked_by_a_worker_that_does_not_read(
     process = await own_client.standby(timeout=IMPORT_SECONDS)
     process.kill(signal.SIGSTOP)
     begin = time.monotonic()
-    process.start(
-        work("import os; print(len(os.environ['LARGE']))", env={f"LARGE{i or ''}": "x" * 100_000 for i in range(20)})
-    )
+    env = {f"LARGE{number}": "x" * 100_000 for number in range(20)}
+    process.start(work("import os; print(len(os.environ['LARGE3']))", env=env))
     assert time.monotonic() - begin < 1
     process.kill(signal.SIGCONT)
     assert (await process.ended).ok
@@ -420,7 +425,8 @@ async def test_the_loop_is_not_blocked_by_a_worker_that_does_not_read(
 
 
 def test_this_room_needs_no_torch() -> None:
-    code = "import sys, tlaunch.launcher.control.spawn, tlaunch.launcher.control.zygote_start; print('torch' in sys.modules)"
+    modules = "tlaunch.launcher.control.spawn, tlaunch.launcher.control.zygote_start"
+    code = f"import sys, {modules}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 
@@ -431,8 +437,8 @@ def test_the_zygote_dies_with_its_owner(tmp_path: Path) -> None:
         from tlaunch.launcher.control.zygote_start import start_zygote, zygote_env
         from tlaunch.launcher.process.lifeline import Lifeline
         line = Lifeline()
-        path = sys.argv[1]
-        print(start_zygote(path + "/z", env=zygote_env(os.environ), log_path=path + "/log", lifeline=line).pid, flush=True)
+        path, env = sys.argv[1], zygote_env(os.environ)
+        print(start_zygote(path + "/z", env=env, log_path=path + "/log", lifeline=line).pid, flush=True)
         time.sleep(600)
     """
     command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path)]

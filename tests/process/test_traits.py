@@ -35,11 +35,11 @@ TRAITS = {
     # Torch's compiler sets one variable when it is imported, and again when it is missing.
     "environment": "{k: v for k, v in os.environ.items() if k != 'TORCHINDUCTOR_CACHE_DIR'}",
     "environment of C": "{name: libc.getenv(name.encode()) for name in [*TASK_ENV, 'NOT_THERE']}",
-    "environment of children": "[v for v in subprocess.run(['env', '-0'], stdout=-1).stdout.split(b'\\0') if b'INDUCTOR' not in v]",
+    "environment of children": "[v for v in output('env', '-0').split(b'\\0') if b'INDUCTOR' not in v]",
     "user and group": "(os.getuid(), os.geteuid(), os.getgid(), os.getegid(), os.getgroups())",
     "session leader": "(os.getsid(0) == os.getpid(), os.getpgrp() == os.getpid())",
     "umask": "umask()",
-    "resource limits": "{name: resource.getrlimit(getattr(resource, name)) for name in dir(resource) if 'RLIMIT_' in name}",
+    "resource limits": "{n: resource.getrlimit(getattr(resource, n)) for n in dir(resource) if 'RLIMIT_' in n}",
     "priority": "(os.nice(0), os.sched_getscheduler(0), sorted(os.sched_getaffinity(0)))",
     "out-of-memory score": "pathlib.Path('/proc/self/oom_score_adj').read_text()",
     "process name": "pathlib.Path('/proc/self/comm').read_text()",
@@ -75,31 +75,34 @@ TRAITS = {
     "start method": "(multiprocessing.get_start_method(allow_none=True), torch.multiprocessing.get_sharing_strategy())",
     "path of multiprocessing's children": "multiprocessing.spawn.get_preparation_data('x').keys()",
     "directory of multiprocessing": "multiprocessing.process.ORIGINAL_DIR",
-    "processor time starts at nought": "time.process_time() < 60 and resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime < 60",
+    "processor time starts at nought": "time.process_time() < 60 and time.thread_time() < 60",
     "no module of ours": "[name for name in sys.modules if name.partition('.')[0] == 'tlaunch']",
     "torch threads": "(torch.get_num_threads(), torch.get_num_interop_threads())",
-    "torch defaults": "(torch.get_default_dtype(), torch.is_grad_enabled(), torch.are_deterministic_algorithms_enabled())",
+    "torch defaults": "(torch.get_default_dtype(), torch.is_grad_enabled(), torch.initial_seed() > 0)",
     "torch devices": "(torch.cuda.is_initialized(), torch.cuda._is_in_bad_fork(), torch.get_default_device())",
     "torch groups": "torch.distributed.is_initialized()",
     "modules can be imported": "__import__('neighbour').VALUE",
 }  # fmt: skip
 
 SCRIPT = """
-    import builtins, ctypes, faulthandler, gc, json, locale, logging, multiprocessing, multiprocessing.spawn, os, pathlib
-    import resource, signal, socket, subprocess, sys, threading, time, tracemalloc, warnings
+    import builtins, ctypes, faulthandler, gc, json, locale, logging, multiprocessing, multiprocessing.spawn, os
+    import pathlib, resource, signal, socket, subprocess, sys, threading, time, tracemalloc, warnings
     import torch, torch._dynamo, torch.distributed.elastic.events, torch.distributed.elastic.multiprocessing.errors
 
     TASK_ENV = [name for name in os.environ if name != "TORCHINDUCTOR_CACHE_DIR"]
     libc = ctypes.CDLL(None)
     libc.getenv.restype = ctypes.c_char_p
 
+    def output(*command):
+        return subprocess.run(command, stdout=-1).stdout
+
     def umask():
         os.umask(mask := os.umask(0))
         return mask
 
     def stream(s):
-        return (s.name, s.mode, s.encoding, s.errors, s.newlines, s.line_buffering, s.write_through, s.isatty(), s.fileno(),
-                type(s.buffer).__name__, s.buffer.raw.name, s.buffer.raw.mode, s.buffer.raw.closefd)
+        return (s.name, s.mode, s.encoding, s.errors, s.newlines, s.line_buffering, s.write_through, s.isatty(),
+                s.fileno(), type(s.buffer).__name__, s.buffer.raw.name, s.buffer.raw.mode, s.buffer.raw.closefd)
 
     def show(expression):
         try:
