@@ -44,12 +44,7 @@ class Outcome:
     reasons: tuple[str, ...] = ()
 
 
-def step(cluster: Cluster, events: Sequence[Event], policy: Policy) -> Plan | None:
-    """Return the next plan, or ``None`` when nothing is to change. As :func:`decide`, but no policy may wait."""
-    return decide(cluster, events, policy, can_wait=False).plan
-
-
-def decide(cluster: Cluster, events: Sequence[Event], policy: Policy, *, can_wait: bool = True) -> Outcome:
+def decide(cluster: Cluster, events: Sequence[Event], policy: Policy) -> Outcome:
     """Return what to do about events, in the order in which :func:`~tlaunch.launcher.core.detect.detect` gives them.
 
     Raises:
@@ -64,7 +59,7 @@ def decide(cluster: Cluster, events: Sequence[Event], policy: Policy, *, can_wai
     elif plan is None:
         outcome = Outcome(first_plan(cluster, events))
     else:
-        outcome = _recover(cluster, events, policy, can_wait=can_wait)
+        outcome = _recover(cluster, events, policy)
     if outcome.plan is not None:
         check(cluster, outcome.plan)
     return outcome
@@ -80,7 +75,7 @@ def _result(events: Sequence[Event]) -> Result | None:
     return None
 
 
-def _recover(cluster: Cluster, events: Sequence[Event], policy: Policy, *, can_wait: bool) -> Outcome:
+def _recover(cluster: Cluster, events: Sequence[Event], policy: Policy) -> Outcome:
     hardware = any(isinstance(event, NodeLost | AckOverdue | SlotFailed) and _ranks(event) for event in events)
     crashes = [event for event in events if isinstance(event, RankFailed)]
     draft = Draft(cluster)
@@ -92,7 +87,7 @@ def _recover(cluster: Cluster, events: Sequence[Event], policy: Policy, *, can_w
     crash = None if hardware or not crashes else crashes[0]
     failures = tuple(_failures(draft.cluster, events, crash))
     for index, failure in enumerate(failures):
-        decision = _settle(draft, failure, failures[index + 1 :], policy, can_wait=can_wait)
+        decision = _settle(draft, failure, failures[index + 1 :], policy)
         if isinstance(decision, Wait):
             first = cluster.now if cluster.waiting_since is None else cluster.waiting_since
             return Outcome(None, first + decision.seconds, (*draft.reasons, str(decision)))
@@ -174,11 +169,9 @@ def _failures(cluster: Cluster, events: Sequence[Event], crash: RankFailed | Non
         yield Failure("node" if lost else "slot", rank, slot, cluster.why_unusable(slot))
 
 
-def _settle(
-    draft: Draft, failure: Failure, pending: Sequence[Failure], policy: Policy, *, can_wait: bool
-) -> Stop | Wait | None:
+def _settle(draft: Draft, failure: Failure, pending: Sequence[Failure], policy: Policy) -> Stop | Wait | None:
     """Decide about one failure. Returns a decision that holds for the whole job, if it is one."""
-    decision = _ask(draft, draft.advised(failure, pending), policy, can_wait=can_wait)
+    decision = _ask(draft, draft.advised(failure, pending), policy)
     match decision:
         case Restart():
             draft.restart(failure.rank, draft.plan.restarts + 1)
@@ -191,14 +184,14 @@ def _settle(
     return None
 
 
-def _ask(draft: Draft, failure: Failure, policy: Policy, *, can_wait: bool) -> Decision:
+def _ask(draft: Draft, failure: Failure, policy: Policy) -> Decision:
     """Ask the policy; when what it says cannot be done, the ladder."""
     if type(policy) is Policy:
         return policy.on_failure(failure, draft.cluster)
     name = type(policy).__name__
     try:
         decision = policy.on_failure(failure, draft.cluster)
-        wrong = refusal(decision, failure, draft, can_wait=can_wait)
+        wrong = refusal(decision, failure, draft)
     except Exception as error:  # noqa: BLE001 - users write policies, and a job must not end because one is wrong
         draft.reasons.append(f"policy {name} raised {type(error).__name__}: {one_line(str(error))}; the ladder decides")
     else:

@@ -11,13 +11,13 @@ from tlaunch.launcher.core.policy import Failure
 from tlaunch.topology.model import REACH, Slot, distance
 
 
-def refusal(decision: object, failure: Failure, draft: Draft, *, can_wait: bool) -> str | None:
+def refusal(decision: object, failure: Failure, draft: Draft) -> str | None:
     """Return what is wrong with a decision about ``failure``, ``None`` when it can be carried out."""
     match decision:
         case Restart() | Swap() | Shrink():
             return _change(decision, failure, draft)
         case Wait():
-            return _wait(decision, draft.cluster) if can_wait else "waiting is not possible here"
+            return _wait(decision, draft.cluster)
         case Stop():
             return _stop(decision)
         case _:

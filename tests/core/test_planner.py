@@ -8,12 +8,9 @@ import pytest
 
 from tests.core.world import World, racks
 from tlaunch.launcher.core.codec import encode
-from tlaunch.launcher.core.detect import detect
 from tlaunch.launcher.core.events import Exit, RankFailed
 from tlaunch.launcher.core.generations import KEPT_CRASHES, KEPT_TRACEBACK
 from tlaunch.launcher.core.plan import Plan, Result
-from tlaunch.launcher.core.planner import step
-from tlaunch.launcher.core.policy import Policy
 from tlaunch.topology.model import Node, Scope, Slot
 
 
@@ -413,9 +410,3 @@ def test_a_plan_stays_small_when_everything_fails_at_once() -> None:
     world.ended(0, Exit(code=1, message="m" * 5000, traceback="t" * 50_000))
     world.look()
     assert len(encode(world.plan)) < 40_000
-
-
-def test_step_is_decide_for_those_who_cannot_wait(world: World) -> None:
-    world.crash(3)
-    events = detect(world.cluster)
-    assert step(world.cluster, events, Policy()) == world.look().plan
