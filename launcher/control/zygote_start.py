@@ -44,6 +44,8 @@ def start_zygote(
         kwargs["pass_fds"] = tuple(fds.values())
         arguments = [f"{option}={fd}" for option, fd in fds.items()]
         command = [sys.executable, "-m", "tlaunch.launcher.elastic.zygote", *arguments]
-        return subprocess.Popen[bytes](
+        process = subprocess.Popen[bytes](
             command, env=dict(env), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=os.sep, **kwargs
         )
+    lifeline.guard(process.pid)
+    return process

@@ -39,7 +39,7 @@ class Standby:
         """Wait for work and become it. Returns or raises what the script does; the interpreter then ends as usual."""
         os.setsid()
         lifeline = _move_high(self.lifeline)
-        arm(lifeline)
+        arm(lifeline, os.getpgrp())
         channel = Channel(socket.socket(fileno=self.control))
         note = None if self.cuda_device is None else _make_cuda_context(self.cuda_device)
         channel.send({"ready": True, "note": note})

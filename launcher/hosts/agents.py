@@ -65,6 +65,7 @@ class AgentProcess:
                 limit=LINE_LIMIT,
                 **self._lifeline.popen_kwargs(),
             )
+        self._lifeline.guard(self._process.pid)
         self._relay = asyncio.create_task(self._relay_lines())
 
     async def finish(self, grace: float) -> None:

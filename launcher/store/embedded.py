@@ -181,6 +181,7 @@ class _Process:
                     env=env,
                     **self._lifeline.popen_kwargs(),
                 )
+            self._lifeline.guard(self._popen.pid)
         except BaseException:
             self._lifeline.close()
             raise

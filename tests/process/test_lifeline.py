@@ -20,6 +20,7 @@ HOLDER = """
     from tlaunch.launcher.process.lifeline import Lifeline
     line = Lifeline()
     child = subprocess.Popen(sys.argv[1:], **line.popen_kwargs())
+    line.guard(child.pid)
     print(child.pid, flush=True)
     time.sleep(600)
 """
@@ -66,6 +67,7 @@ def test_the_whole_group_dies() -> None:
         grandchild = f"subprocess.Popen([{sys.executable!r}, '-c', 'import time; time.sleep(600)'])"
         ready = f"p = {grandchild}; print(p.pid, flush=True)"
         with subprocess.Popen(sleeper(ready), stdout=subprocess.PIPE, text=True, **line.popen_kwargs()) as child:
+            line.guard(child.pid)
             assert child.stdout is not None
             pidfd = os.pidfd_open(int(child.stdout.readline()))
             line.close()
@@ -78,6 +80,7 @@ def test_a_program_that_ignores_every_signal_dies() -> None:
     ignore = "[signal.signal(s, signal.SIG_IGN) for s in (15, 1, 2, signal.SIGIO)]; print('ready', flush=True)"
     line = Lifeline()
     with subprocess.Popen(sleeper(ignore), stdout=subprocess.PIPE, text=True, **line.popen_kwargs()) as child:
+        line.guard(child.pid)
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
         line.close()
@@ -89,7 +92,7 @@ def test_a_holder_that_died_before_arming() -> None:
         import os, sys
         from tlaunch.launcher.process.lifeline import arm
         sys.stdin.readline()
-        arm(int(sys.argv[1]))
+        arm(int(sys.argv[1]), os.getpgrp())
         print("alive", flush=True)
     """
     line = Lifeline()
@@ -104,11 +107,10 @@ def test_a_holder_that_died_before_arming() -> None:
 
 
 def test_a_guarded_process_may_end_by_itself() -> None:
-    with Lifeline() as line:
-        assert (
-            subprocess.run([sys.executable, "-c", "raise SystemExit(7)"], check=False, **line.popen_kwargs()).returncode
-            == 7
-        )
+    command = [sys.executable, "-c", "raise SystemExit(7)"]
+    with Lifeline() as line, subprocess.Popen(command, **line.popen_kwargs()) as child:
+        assert child.wait(DEADLINE) == 7
+        line.guard(child.pid)
 
 
 def test_closing_twice_closes_nothing_else() -> None:

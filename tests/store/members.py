@@ -61,6 +61,7 @@ class Member:
                 self._process = subprocess.Popen[bytes](
                     self._command, stdout=log, stderr=log, **self._lifeline.popen_kwargs()
                 )
+            self._lifeline.guard(self._process.pid)
         elif self._stopped:
             self.go_on()
 
