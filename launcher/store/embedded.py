@@ -198,11 +198,10 @@ class _Process:
             lines = [line for line in log.read().decode(errors="replace").splitlines() if line.strip()]
         if not lines:
             return "it said nothing"
-        try:
+        with contextlib.suppress(ValueError, TypeError, KeyError):
             record = json.loads(lines[-1])
-            return ": ".join(str(record[field]) for field in ("msg", "error") if field in record)
-        except (ValueError, TypeError):
-            return lines[-1].strip()
+            return ": ".join(str(part) for part in (record["msg"], record.get("error")) if part)
+        return lines[-1].strip()
 
     async def stop(self) -> None:
         """End it: politely, and if that does not help within moments, by force. Cancelled, it uses force at once."""

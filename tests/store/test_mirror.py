@@ -119,7 +119,7 @@ async def test_keys_deleted_behind_a_broken_watch_vanish() -> None:
         await store.put("a/new", b"")
         store.compact()
         await until(mirror, {"a/new": b""})
-        assert store.lists == 2
+        assert store.lists >= 2
 
 
 @pytest.mark.parametrize("error", [WatchBroken("for the test"), StoreUnavailable("for the test")])
