@@ -5,7 +5,7 @@ From the ground up; a module imports only from those above it in this list:
 - ``model``: nodes, slots, distances; ``mesh``: the parallel dimensions
 - ``explain``: one sentence for each choice
 - ``placement``: ranks to slots; ``replacement``: spares for failed slots; ``shrinking``: fewer replicas
-- ``description``: how a machine is described; ``yamltree``, ``files``: reading it, the only I/O of the pure part
+- ``description``: how a machine is described; ``yamltree``, ``fileformat``, ``files``: reading it
 - ``picture``: drawings for the terminal (rich, imported when something is drawn)
 - ``discover``: what the node itself can tell
 """

@@ -73,10 +73,9 @@ def placement_reasons(
     name, size = mesh.dims[-1]
     broken = _split(seats, lambda rank: rank // size, lambda slot: machine.node_of(slot).domain_key)
     groups = mesh.size // size
-    lines = [
-        f"{count(mesh.size, 'rank')} on {count(nodes, 'node')}",
-        f"{groups - broken} of {count(groups, 'group')} of {name}={size} in one NVLink domain each",
-    ]
+    lines = [f"{count(mesh.size, 'rank')} on {count(nodes, 'node')}"]
+    if size > 1:
+        lines.append(f"{groups - broken} of {count(groups, 'group')} of {name}={size} in one NVLink domain each")
     if mesh.replica_size > 1:
         across = _split(seats, mesh.replica_of, lambda slot: machine.node_of(slot).rack)
         lines.append(f"{mesh.replicas - across} of {count(mesh.replicas, 'replica')} in one rack each")

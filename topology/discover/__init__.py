@@ -1,0 +1,1 @@
+"""What the node itself can tell about where it is and what it has."""
