@@ -53,7 +53,7 @@ def _view(request: RunRequest) -> View:
         return LiveView(request.spec.job_id)
     from tlaunch.launcher.observe.plain import PlainView
 
-    return PlainView(request.spec.job_id, sys.stdout, sys.stderr)
+    return PlainView(request.spec.job_id)
 
 
 def _show_version() -> int:

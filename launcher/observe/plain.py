@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TextIO
 
 from tlaunch.launcher.core.plan import Plan, Result
 from tlaunch.launcher.observe.jobview import JobView
 from tlaunch.launcher.observe.report import row, summary
 from tlaunch.launcher.observe.view import Stream
+from tlaunch.launcher.observe.writer import Writer
 
 
 def local_time() -> str:
@@ -21,18 +21,18 @@ def local_time() -> str:
 
 
 class PlainView:
-    """One line for each thing that happens."""
+    """One line for each thing that happens. ``out`` and ``err`` are file descriptors."""
 
-    def __init__(self, job_id: str, out: TextIO, err: TextIO, clock: Callable[[], str] = local_time) -> None:
+    def __init__(self, job_id: str, out: int = 1, err: int = 2, clock: Callable[[], str] = local_time) -> None:
         self._job_id = job_id
-        self._out = out
-        self._err = err
+        self._fds: dict[Stream, int] = {"out": out, "err": err}
         self._clock = clock
         self._history: list[Plan] = []
+        self._writer = Writer()
         self._closed = False
 
     def worker_line(self, rank: int, stream: Stream, text: str) -> None:
-        print(f"[{rank}] {text}", file=self._out if stream == "out" else self._err, flush=True)
+        self._writer.write(self._fds[stream], f"[{rank}] {text}")
 
     def snapshot(self, job: JobView) -> None:
         pass  # Everything that is worth a line comes by the other ways.
@@ -43,10 +43,13 @@ class PlainView:
             self.notice(str(row(plan)))
 
     def notice(self, text: str) -> None:
-        print(f"{self._clock()} tlaunch: {text}", file=self._err, flush=True)
+        self._writer.write(self._fds["err"], f"{self._clock()} tlaunch: {text}")
 
     def close(self, result: Result | None) -> None:
-        if not self._closed and result is not None:
+        if self._closed:
+            return
+        self._closed = True
+        if result is not None:
             for line in summary(self._job_id, self._history, result):
                 self.notice(line)
-        self._closed = True
+        self._writer.close()

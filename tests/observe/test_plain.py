@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 
@@ -21,13 +20,25 @@ from tlaunch.launcher.store.memory import MemoryStore
 class Screen:
     """A plain view and what it wrote."""
 
-    def __init__(self) -> None:
-        self.out = io.StringIO()
-        self.err = io.StringIO()
-        self.view: View = PlainView(JOB, self.out, self.err, lambda: "12:00:00")
+    def __init__(self, folder: Path) -> None:
+        self._files = [(folder / name).open("wb+", buffering=0) for name in ("out", "err")]
+        out, err = (file.fileno() for file in self._files)
+        self.view: View = PlainView(JOB, out, err, lambda: "12:00:00")
 
-    def said(self) -> list[str]:
-        return self.err.getvalue().splitlines()
+    def said(self) -> tuple[list[str], list[str]]:
+        """Return the lines on standard output and standard error, when the view is closed."""
+        self.view.close(None)
+        for file in self._files:
+            file.seek(0)
+        out, err = (file.read().decode().splitlines() for file in self._files)
+        for file in self._files:
+            file.close()
+        return out, err
+
+
+@pytest.fixture
+def screen(tmp_path: Path) -> Screen:
+    return Screen(tmp_path)
 
 
 async def look(*plans: Plan) -> JobView:
@@ -36,17 +47,14 @@ async def look(*plans: Plan) -> JobView:
     return from_listing(JOB, (await store.list(KEYS.root)).items)
 
 
-def test_lines_of_ranks_keep_their_stream() -> None:
-    screen = Screen()
+def test_lines_of_ranks_keep_their_stream(screen: Screen) -> None:
     screen.view.worker_line(5, "out", "step 1")
     screen.view.worker_line(12, "err", "a warning")
-    assert screen.out.getvalue() == "[5] step 1\n"
-    assert screen.err.getvalue() == "[12] a warning\n"
+    assert screen.said() == (["[5] step 1"], ["[12] a warning"])
 
 
-def test_a_story_in_lines() -> None:
+def test_a_story_in_lines(screen: Screen) -> None:
     assert END.result is not None
-    screen = Screen()
     screen.view.notice("waiting for 4 nodes")
     screen.view.plan(START, None)
     screen.view.plan(RESTART, START)
@@ -54,7 +62,9 @@ def test_a_story_in_lines() -> None:
     screen.view.plan(END, SWAP)
     screen.view.close(END.result)
     screen.view.close(END.result)
-    assert screen.said() == [
+    out, err = screen.said()
+    assert out == []
+    assert err == [
         "12:00:00 tlaunch: waiting for 4 nodes",
         f"12:00:00 tlaunch: generation 1: {NodesReady()} -> start 6 ranks",
         f"12:00:00 tlaunch: generation 2: {FAILURE} -> restart rank 1 on node-0/gpu-1",
@@ -67,21 +77,18 @@ def test_a_story_in_lines() -> None:
         "12:00:00 tlaunch: Traceback (most recent call last):",
         "12:00:00 tlaunch: ValueError: first",
     ]
-    assert screen.out.getvalue() == ""
 
 
-def test_a_job_to_which_nothing_happened_ends_in_one_line() -> None:
-    screen = Screen()
+def test_a_job_to_which_nothing_happened_ends_in_one_line(screen: Screen) -> None:
     screen.view.plan(START, None)
     screen.view.close(Result(0, "every rank has finished"))
-    assert screen.said()[1:] == ["12:00:00 tlaunch: job gpt-a1 succeeded: every rank has finished"]
+    assert screen.said()[1][1:] == ["12:00:00 tlaunch: job gpt-a1 succeeded: every rank has finished"]
 
 
-def test_an_end_without_a_result_says_nothing() -> None:
-    screen = Screen()
+def test_an_end_without_a_result_says_nothing(screen: Screen) -> None:
     screen.view.close(None)
     screen.view.close(Result(0, "too late"))
-    assert screen.said() == []
+    assert screen.said() == ([], [])
 
 
 def test_many_causes_are_told_in_few_words() -> None:
@@ -95,8 +102,7 @@ def test_many_causes_are_told_in_few_words() -> None:
 # --- following a job -----------------------------------------------------------------------------------------------
 
 
-async def test_every_plan_is_told_once_and_in_order(tmp_path: Path) -> None:
-    screen = Screen()
+async def test_every_plan_is_told_once_and_in_order(screen: Screen, tmp_path: Path) -> None:
     with EventLog(tmp_path) as log:
         follower = Follower(screen.view, log)
         follower.look(await look())
@@ -104,7 +110,7 @@ async def test_every_plan_is_told_once_and_in_order(tmp_path: Path) -> None:
         follower.look(await look(START))
         follower.look(await look(START, RESTART, SWAP))
         follower.look(await look(START, RESTART, SWAP, END))
-    generations = [line.split()[3] for line in screen.said()]
+    generations = [line.split()[3] for line in screen.said()[1]]
     assert generations == ["1:", "2:", "3:"]
     written = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     assert [entry["generation"] for entry in written] == [1, 2, 3, 4]
