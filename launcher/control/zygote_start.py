@@ -14,6 +14,8 @@ from tlaunch.launcher.process.lifeline import Lifeline
 
 # Local agents and their reconnections, all before the zygote has finished its imports.
 _BACKLOG = 1024
+# How much of a worker's command line `ps` can show.
+_TITLE_BYTES = 2000
 
 
 def zygote_env(env: Mapping[str, str]) -> dict[str, str]:
@@ -43,7 +45,8 @@ def start_zygote(
         fds = {"--listen-fd": listener.fileno(), "--lifeline-fd": lifeline.read_fd}
         kwargs["pass_fds"] = tuple(fds.values())
         arguments = [f"{option}={fd}" for option, fd in fds.items()]
-        command = [sys.executable, "-m", "tlaunch.launcher.elastic.zygote", *arguments]
+        room = f"--room={'.' * _TITLE_BYTES}"
+        command = [sys.executable, "-m", "tlaunch.launcher.elastic.zygote", *arguments, room]
         process = subprocess.Popen[bytes](
             command, env=dict(env), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=os.sep, **kwargs
         )

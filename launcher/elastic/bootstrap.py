@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import NoReturn
 
 from tlaunch.launcher.elastic.forkable import script_folder
+from tlaunch.launcher.elastic.title import set_title
 from tlaunch.launcher.process.messages import Work
 
 
@@ -55,6 +56,7 @@ def _set_environment(work: Work) -> None:
 def _set_arguments(work: Work) -> None:
     sys.argv = list(work.argv)
     sys.orig_argv = [sys.executable, *(["-m"] if work.module else []), *work.argv]
+    set_title(" ".join(sys.orig_argv))
     if not sys.flags.safe_path:
         sys.path[0] = script_folder(work)
     importlib.invalidate_caches()

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from tlaunch.launcher.elastic.bootstrap import become
 from tlaunch.launcher.elastic.forkable import why_fresh
+from tlaunch.launcher.elastic.title import set_title
 from tlaunch.launcher.process.channel import Channel, ChannelClosed
 from tlaunch.launcher.process.lifeline import arm
 from tlaunch.launcher.process.messages import Work
@@ -40,6 +41,7 @@ class Standby:
         os.setsid()
         lifeline = _move_high(self.lifeline)
         arm(lifeline, os.getpgrp())
+        set_title("tlaunch standby")
         channel = Channel(socket.socket(fileno=self.control))
         note = None if self.cuda_device is None else _make_cuda_context(self.cuda_device)
         channel.send({"ready": True, "note": note})

@@ -26,7 +26,9 @@ from dataclasses import dataclass, field
 
 from tlaunch.launcher.elastic.endings import describe_end
 from tlaunch.launcher.elastic.standby import Standby
+from tlaunch.launcher.elastic.title import set_title
 from tlaunch.launcher.process.channel import Channel, ChannelClosed, Message
+from tlaunch.launcher.process.lifeline import arm
 
 # What a training script will want, down to what the first ``DistributedDataParallel`` imports.
 _PRELOAD = (
@@ -193,8 +195,12 @@ def main() -> None:
     """Import, serve, and in a forked child become what the agent wants."""
     parser = argparse.ArgumentParser(prog="python -m tlaunch.launcher.elastic.zygote")
     parser.add_argument("--listen-fd", type=int, required=True, help="a listening unix socket")
-    parser.add_argument("--lifeline-fd", type=int, required=True, help="what it is guarded by; armed already")
+    parser.add_argument("--lifeline-fd", type=int, required=True, help="what ties it to its owner")
+    parser.add_argument("--room", help="makes the command line long, so that a script's has room in its place")
     options = parser.parse_args()
+    # Its owner arms it too, but may be killed before it comes to that.
+    arm(options.lifeline_fd, os.getpgrp())
+    set_title("tlaunch zygote")
     start_env = dict(os.environ)  # before torch adds to it
     # Frozen objects are never visited by the collector, so its marks do not copy the pages that children share.
     gc.disable()

@@ -43,6 +43,7 @@ TRAITS = {
     "priority": "(os.nice(0), os.sched_getscheduler(0), sorted(os.sched_getaffinity(0)))",
     "out-of-memory score": "pathlib.Path('/proc/self/oom_score_adj').read_text()",
     "process name": "pathlib.Path('/proc/self/comm').read_text()",
+    "command line": "pathlib.Path('/proc/self/cmdline').read_text().replace(chr(0), ' ').strip()",
     "open descriptors": "sorted(int(fd) for fd in os.listdir('/proc/self/fd') if int(fd) < 64)",
     "children's descriptors": "subprocess.run(['ls', '/proc/self/fd'], close_fds=False, stdout=-1).stdout.split()",
     "inheritable": "[os.get_inheritable(fd) for fd in (0, 1, 2)]",
