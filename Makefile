@@ -45,7 +45,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY)  ## Train a small GPT on 64 ranks while a rank, a GPU and a node are killed under it
-	$(PY) examples/demo.py $(ARGS)
+	$(PY) examples/demo $(ARGS)
 
 test: $(READY)  ## Run every test; ARGS="-m 'not slow'" leaves out the long ones
 	$(PY) -m pytest $(ARGS)
@@ -60,8 +60,10 @@ format: $(READY)  ## Mend what ruff can mend
 
 types: $(READY)  ## Check types with mypy (strict) and pyright
 	$(BIN)/mypy
-	$(BIN)/mypy examples/*.py
-	cd examples/gpt && ../../$(BIN)/mypy --config-file ../../pyproject.toml .
+	@# An example's own modules lie beside it, so each is checked from its own folder.
+	for example in examples/*/; do \
+		(cd "$$example" && ../../$(BIN)/mypy --config-file ../../pyproject.toml .) || exit 1; \
+	done
 	$(BIN)/pyright
 
 rooms: $(READY)  ## Check that each room imports only from the rooms below it
