@@ -32,7 +32,7 @@ def _present() -> int:
         finally:
             pynvml.nvmlShutdown()
     except pynvml.NVMLError as error:
-        if error.value in {pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED}:
+        if getattr(error, "value", None) in {pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED}:
             return 0  # no driver: the usual machine without GPUs
         LOG.warning("the NVIDIA driver does not work (NVML: %s), so no GPU is used; try nvidia-smi", error)
         return 0
