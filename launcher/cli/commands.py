@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from tlaunch.errors import InputError
 from tlaunch.launcher.cli import operate
@@ -19,6 +19,9 @@ from tlaunch.launcher.cli.options import (
     StopOptions,
     StoreOptions,
 )
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 T = TypeVar("T")
 
@@ -74,7 +77,7 @@ def topology_show(given: ShowOptions) -> int:
     from tlaunch.topology.files import load
     from tlaunch.topology.picture import show
 
-    _say(show(load(_file(given.file)).machine()))
+    _draw(show(load(_file(given.file)).machine()))
     return 0
 
 
@@ -88,7 +91,7 @@ def topology_plan(given: PlanOptions) -> int:
     machine = load(_file(given.file)).machine(given.nodes, given.gpus_per_node)
     spares = given.spares or 0
     mesh = mesh_of(given.mesh, machine, spares)
-    _say(plan(machine, mesh, place(machine, mesh, spares)))
+    _draw(plan(machine, place(machine, mesh, spares), mesh))
     return 0
 
 
@@ -105,3 +108,9 @@ def _file(name: str | None) -> str:
 
 def _say(text: str) -> None:
     sys.stdout.write(text + "\n")
+
+
+def _draw(picture: RenderableType) -> None:
+    from rich.console import Console
+
+    Console(highlight=False).print(picture)

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from tlaunch.launcher.observe.jobview import JobView, Role, RoleKind
 from tlaunch.topology.model import Node, Slot
+from tlaunch.topology.picture import SPARE, outline
 
 STYLES: Mapping[RoleKind, str] = {
     "rank": "green",
@@ -22,8 +23,8 @@ STYLES: Mapping[RoleKind, str] = {
 }
 """How a slot is shown, by its role."""
 
-_LABELS: Mapping[RoleKind, str] = {"spare": "sp", "bad": "bad", "lost": "lost", "awaited": "...", "idle": "-"}
-_LEGEND = "numbers: ranks, sp: spare, bad: not used, lost: node gone, ...: not there yet"
+_LABELS: Mapping[RoleKind, str] = {"spare": SPARE, "bad": "bad", "lost": "lost", "awaited": "...", "idle": "-"}
+_LEGEND = f"number = rank, {SPARE} = spare, bad = not used, lost = node gone, ... = not there yet"
 
 
 def board(job: JobView, width: int, height: int, note: str = "") -> Group:
@@ -56,16 +57,15 @@ def headline(job: JobView, note: str = "") -> Text:
 
 
 def _by_node(job: JobView, width: int) -> Iterator[RenderableType]:
-    """Draw every slot of every node, several nodes beside each other, below the name of their rack."""
+    """Draw every slot of every node, several nodes beside each other, below the title of their rack."""
     names = max((len(node.name) for node in job.machine), default=0)
     slots = max((node.slots for node in job.machine), default=0)
     label = max([len(str(len(job.machine.slots))), *map(len, _LABELS.values())])
     cell = 2 + names + slots * (1 + label) + 2
     columns = max(1, width // cell)
-    racks = _racks(job)
-    for rack, nodes in racks.items():
-        if rack or len(racks) > 1:
-            yield Text(rack or "no rack", "bold")
+    for rack in outline(job.machine):
+        yield Text(rack.title, "bold", no_wrap=True, overflow="ellipsis")
+        nodes = [node for block in rack.blocks for node in block.nodes]
         for start in range(0, len(nodes), columns):
             line = Text("", no_wrap=True, overflow="ellipsis")
             for node in nodes[start : start + columns]:
@@ -88,21 +88,13 @@ def _node(roles: Mapping[Slot, Role], node: Node, names: int, label: int) -> Tex
 
 def _by_rack(job: JobView) -> Iterator[Text]:
     """Count the roles in each rack."""
-    for rack, nodes in _racks(job).items():
-        counts = Counter(job.roles[Slot(node.name, index)].kind for node in nodes for index in range(node.slots))
-        line = Text(f"  {rack or 'nodes'}: {len(nodes)} nodes", no_wrap=True, overflow="ellipsis")
+    for rack in outline(job.machine):
+        counts = Counter(job.roles[slot].kind for slot in rack.slots)
+        line = Text(f"  {rack.title} |", no_wrap=True, overflow="ellipsis")
         for kind, style in STYLES.items():
             if counts[kind]:
                 line.append(f"  {counts[kind]} {kind}", style)
         yield line
-
-
-def _racks(job: JobView) -> Mapping[str, Sequence[Node]]:
-    """Group the nodes by the narrowest level above them that has a name, but no narrower than a rack."""
-    racks: dict[str, list[Node]] = {}
-    for node in job.machine:
-        racks.setdefault(" / ".join(filter(None, (node.pod, node.rack or node.domain))), []).append(node)
-    return racks
 
 
 def happenings(rows: Sequence[tuple[str, str, str]]) -> Table:

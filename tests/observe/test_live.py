@@ -20,7 +20,7 @@ from tlaunch.launcher.store.memory import MemoryStore
 from tlaunch.topology.mesh import Mesh
 from tlaunch.topology.model import Machine, Node
 
-LEGEND = "numbers: ranks, sp: spare, bad: not used, lost: node gone, ...: not there yet"
+LEGEND = "number = rank, + = spare, bad = not used, lost = node gone, ... = not there yet"
 
 
 async def look(*plans: Plan, without: tuple[str, ...] = (), asked: Machine | None = None) -> JobView:
@@ -51,10 +51,10 @@ async def test_the_board_shows_every_slot() -> None:
     job = await look(START, SWAP, without=("node-1",))
     assert text(board(job, 100, 40, "00:01:02")) == [
         "job gpt-a1  00:01:02  generation 3  6 ranks (dp=3,tp=2)  1 spare  1 bad  2 lost  controller node-0",
-        "rack-0",
+        "rack-0 | 2 x 2 = 4 slots | NVLink domain nvl-0",
         "  node-0    0    1    node-1 lost lost",
-        "rack-1",
-        "  node-2  bad    5    node-3    4   sp",
+        "rack-1 | 2 x 2 = 4 slots | NVLink domain nvl-1",
+        "  node-2  bad    5    node-3    4    +",
         LEGEND,
     ]
 
@@ -64,11 +64,11 @@ async def test_the_board_before_the_start() -> None:
     job = await look(without=("node-0", "node-1"), asked=asked)
     assert text(board(job, 60, 40), 60) == [
         "job gpt-a1  waiting for nodes, 2 of 5 are there  controller…",
-        "rack-0",
+        "rack-0 | 2 x 2 = 4 slots | NVLink domain nvl-0",
         "  node-0  ...  ...    node-1  ...  ...",
-        "rack-1",
+        "rack-1 | 2 x 2 = 4 slots | NVLink domain nvl-1",
         "  node-2    -    -    node-3    -    -",
-        "no rack",
+        "no rack | 1 x 2 = 2 slots | no NVLink between nodes",
         "  extra   ...  ...",
         LEGEND[:59] + "…",
     ]
@@ -90,8 +90,8 @@ def test_a_rack_of_eighteen_fits_on_a_small_terminal() -> None:
 
 def test_a_machine_that_is_too_large_is_counted_by_rack() -> None:
     lines = text(board(huge(8), 100, 38))
-    assert lines[1] == "  rack-0: 18 nodes  68 rank  4 lost"
-    assert lines[8] == "  rack-7: 18 nodes  64 rank  8 spare"
+    assert lines[1] == "  rack-0 | 18 x 4 = 72 slots | no NVLink between nodes |  68 rank  4 lost"
+    assert lines[8] == "  rack-7 | 18 x 4 = 72 slots | no NVLink between nodes |  64 rank  8 spare"
     assert len(lines) == 10
 
 
