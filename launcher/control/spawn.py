@@ -22,8 +22,9 @@ from tlaunch.launcher.process.channel import Channel, ChannelClosed, Message
 from tlaunch.launcher.process.lifeline import Lifeline
 from tlaunch.launcher.process.messages import REPORTED_ENV, Exit, Work
 
-# How long after a process's end its zygote may take to tell how it ended; usually it takes a millisecond.
-EXIT_STATUS_SECONDS = 1.0
+# How long after a process's end its zygote may take to tell how it ended. It takes a millisecond; only a zygote that hangs
+# needs this deadline, because the end of one that dies is seen.
+EXIT_STATUS_SECONDS = 5.0
 # linux/pidfd.h, from Linux 6.9 on: deliver the signal to the process group.
 _PIDFD_SIGNAL_PROCESS_GROUP = 1 << 2
 
@@ -102,9 +103,13 @@ class Process:
 
     def _on_pidfd(self) -> None:
         self._loop.remove_reader(self._pidfd)
-        if self._zygote.connected:
-            self._give_up = self._loop.call_later(EXIT_STATUS_SECONDS, self.finish, Exit())
-        else:
+        self._give_up = self._loop.call_later(EXIT_STATUS_SECONDS, self.finish, Exit())
+        if not self._zygote.connected:
+            self.lose_zygote()
+
+    def lose_zygote(self) -> None:
+        """Wait no longer to be told how the process ended, if it has. For ``Zygote`` to call."""
+        if self._give_up is not None:
             self.finish(Exit())
 
     def finish(self, ended: Exit) -> None:
@@ -285,6 +290,8 @@ class Zygote:
         self._loop.remove_reader(self._channel)
         self._loop.remove_writer(self._channel)
         self._channel.close()
+        for process in list(self._processes.values()):
+            process.lose_zygote()
         for fork in self._forks.values():
             fork.refuse("the zygote has ended")
         self._forks.clear()

@@ -24,21 +24,22 @@ _READ_AT_START = (
     "PYTHON", "LD_", "MALLOC_", "GLIBC_", "LC_", "LANG", "TZ",
     "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "NUMEXPR_", "NPY_", "TORCH", "PYTORCH_", "ATEN_",
 )  # fmt: skip
+# Variables that are read when a CUDA context is made.
+_READ_BY_CUDA = ("CUDA_",)
 # Variables among them that are read later, or that matter to the zygote alone.
 _READ_LATER = ("TORCHELASTIC_", "TORCH_NCCL_", "PYTORCH_NVML_BASED_CUDA_CHECK")
 
 
-def why_fresh(work: Work, start_env: Mapping[str, str]) -> str | None:
+def why_fresh(work: Work, start_env: Mapping[str, str], *, has_cuda_context: bool) -> str | None:
     """Return why the work needs a fresh interpreter, or ``None`` if a forked one does.
 
     ``start_env`` is the environment that the zygote was started with. The working directory is the work's already.
     """
+    fixed = _READ_AT_START + (_READ_BY_CUDA if has_cuda_context else ())
     names = sorted(
         name
         for name in {*work.env, *start_env}
-        if name.startswith(_READ_AT_START)
-        and not name.startswith(_READ_LATER)
-        and work.env.get(name) != start_env.get(name)
+        if name.startswith(fixed) and not name.startswith(_READ_LATER) and work.env.get(name) != start_env.get(name)
     )
     if names:
         return f"started in a fresh interpreter, because {', '.join(names)} differ from the zygote's environment"

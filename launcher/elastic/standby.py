@@ -55,7 +55,9 @@ class Standby:
         except OSError as error:
             channel.send({"note": f"cannot start {work.argv[0]}: {error}"})
             os._exit(1)
-        reason = why_fresh(work, self.start_env) if work.mode == "fork" else None
+        reason = None
+        if work.mode == "fork":
+            reason = why_fresh(work, self.start_env, has_cuda_context=self.cuda_device is not None)
         if reason is not None:
             channel.send({"note": reason})
         channel.close()
