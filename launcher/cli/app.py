@@ -47,7 +47,8 @@ def parse(words: Sequence[str]) -> Action:
         action = get_command(app).main(list(words), prog_name=NAME, standalone_mode=False)
     except _UsageError as error:
         raise InputError(_sentence(error, words)) from None
-    return cast("Action", action) if callable(action) else lambda: 0  # typer has shown the help of a command
+    # typer itself has done what there was to do when it shows the help of a command: then this is an exit code.
+    return cast("Action", action) if callable(action) else lambda: int(action or 0)
 
 
 def show_help() -> int:

@@ -17,7 +17,8 @@ from tlaunch.topology.model import Node, Slot
 def show(job: JobView, console: Console | None = None) -> None:
     """Print the picture of a job and all that happened to it."""
     console = console or Console(highlight=False)
-    console.print(board(job, console.width, max(console.height, 25)))
+    height = max(console.height, 25) if console.is_terminal else 1_000_000  # a file has room for all of it
+    console.print(board(job, console.width, height))
     rows = [row(plan) for plan in job.history]
     console.print(happenings([(f"generation {one.generation}", one.cause, one.decision) for one in rows]))
     if job.result is not None:
