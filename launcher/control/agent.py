@@ -34,7 +34,7 @@ from tlaunch.launcher.core.spec import JobSpec
 from tlaunch.launcher.store.endpoints import VARIABLES
 from tlaunch.launcher.store.mirror import Mirror
 from tlaunch.launcher.store.protocol import Get, Store, StoreError, StoreRefused
-def gpu_count() -> int | None: return None  # TEMP
+from tlaunch.topology.discover.nvml import gpu_count
 
 log = logging.getLogger(__name__)
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import tempfile
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
@@ -13,6 +11,9 @@ from tlaunch.launcher.control.spawn import Zygote
 from tlaunch.launcher.control.timing import Timing
 from tlaunch.launcher.control.zygote_start import start_zygote, zygote_env
 from tlaunch.launcher.process.lifeline import Lifeline
+from tlaunch.launcher.process.scratch import Scratch
+
+SCRATCH = "tlaunch-zygote-"
 
 SHARED_BY_DEFAULT = "OMP_NUM_THREADS"
 
@@ -69,7 +70,8 @@ class ZygoteSource:
         await self._own.aclose()
 
     async def _start(self) -> str:
-        folder = self._own.enter_context(tempfile.TemporaryDirectory(prefix="tlaunch-zygote-"))
-        socket = os.path.join(folder, "zygote")  # noqa: PTH118  a socket's address is text
+        scratch = Scratch(SCRATCH)
+        self._own.callback(scratch.remove)
+        socket = str(scratch.path / "zygote")
         await self._own.enter_async_context(zygote_process(socket, self._env, self._log))
         return socket

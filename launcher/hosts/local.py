@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import tempfile
-from pathlib import Path
 
 from tlaunch.launcher.control.config import AgentConfig
 from tlaunch.launcher.control.layout import Keys
@@ -22,11 +20,14 @@ from tlaunch.launcher.hosts.watch import Watch
 from tlaunch.launcher.observe.events import EventLog
 from tlaunch.launcher.observe.follow import Follower
 from tlaunch.launcher.observe.view import View
+from tlaunch.launcher.process.scratch import Scratch
 from tlaunch.launcher.store.embedded import EmbeddedEtcd
+from tlaunch.launcher.store.endpoints import ETCD
 from tlaunch.launcher.store.etcd import connect
 from tlaunch.topology.model import Node
 
 LOOPBACK = "127.0.0.1"
+SCRATCH = "tlaunch-run-"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -83,7 +84,9 @@ class _LocalRun:
         request = self._request
         async with contextlib.AsyncExitStack() as stack:
             env = base_environment(os.environ, len(request.machine.slots))
-            zygote = str(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tlaunch-"))) / "zygote")
+            scratch = Scratch(SCRATCH)
+            stack.callback(scratch.remove)
+            zygote = str(scratch.path / "zygote")
             await stack.enter_async_context(zygote_process(zygote, env, request.log_dir / "zygote.log"))
             endpoints = request.endpoints
             if endpoints is None:
@@ -91,7 +94,7 @@ class _LocalRun:
                 endpoints = etcd.endpoints
             store = await connect(endpoints)
             stack.push_async_callback(store.close)
-            stack.enter_context(register(request.spec.job_id, ",".join(endpoints.hosts)))
+            stack.enter_context(register(request.spec.job_id, endpoints.environment()[ETCD]))
             await stack.enter_async_context(claim(store, self._watch.keys, request.spec, self._timing))
             stack.push_async_callback(self._finish_agents)
             for node in request.machine:

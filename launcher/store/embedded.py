@@ -26,7 +26,7 @@ from tlaunch.launcher.process.lifeline import Lifeline
 from tlaunch.launcher.store.endpoints import Endpoints
 from tlaunch.launcher.store.etcd import connect
 from tlaunch.launcher.store.protocol import StoreError, StoreUnavailable
-from tlaunch.launcher.store.scratch import Scratch
+from tlaunch.launcher.process.scratch import Scratch
 
 _PREFIX = "tlaunch-etcd-"
 _TRIES = 5

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,19 @@ PATIENCE = 90.0
 """Seconds after which something that was to happen counts as never happening; nothing waits for it on purpose."""
 
 
+def node_of(slot: str) -> str:
+    """Return the node of a slot as it is written."""
+    return slot.partition("/")[0]
+
+
+def command_lines() -> Iterator[tuple[int, list[bytes]]]:
+    """Yield the pid and the command line of every process."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                yield int(entry.name), (entry / "cmdline").read_bytes().split(b"\0")
+
+
 @dataclass
 class Job:
     """A running ``tlaunch``. ``folder`` is what steps.py works in, ``logs`` the log directory."""
@@ -28,6 +41,7 @@ class Job:
     folder: Path
     logs: Path
     process: subprocess.Popen[str]
+    env: Mapping[str, str]
 
     def trace(self, rank: int) -> list[dict[str, Any]]:
         """Return the steps that a rank has completed so far, in order."""
@@ -73,7 +87,21 @@ class Job:
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run another tlaunch command, as from another shell."""
-        return subprocess.run([TLAUNCH, *arguments], capture_output=True, text=True, timeout=PATIENCE, check=False)
+        command = [TLAUNCH, *arguments]
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=PATIENCE, check=False, env=self.env, cwd=self.folder
+        )
+
+    def controller(self) -> str:
+        """Return the node of the controller."""
+        answer = self.command("status", self.job_id, "--json")
+        assert answer.returncode == 0, answer.stderr
+        return str(json.loads(answer.stdout)["controller"])
+
+    def agent_pid(self, node: str) -> int:
+        """Find the agent of a node by its command line."""
+        wanted = {b"tlaunch.launcher.control", f"--node={node}".encode(), f"--job={self.job_id}".encode()}
+        return next(pid for pid, words in command_lines() if wanted <= set(words))
 
     def trouble(self, rank: int, how: str, *, always: bool = False) -> None:
         """Have a rank misbehave in its next step."""
@@ -101,15 +129,17 @@ def running(tmp_path: Path, *options: str, script: Path = STEPS, arguments: tupl
     """Start a job and see to it that it is gone in the end."""
     folder, logs = tmp_path / "work", tmp_path / "logs"
     folder.mkdir()
+    # A registry of its own, so that jobs of other tests and of the user are out of sight.
+    env = {**os.environ, "XDG_RUNTIME_DIR": str(folder)}
     job_id = f"test-{os.getpid()}-{time.monotonic_ns() % 10**9}"
     command = [TLAUNCH, "--job-id", job_id, "--log-dir", str(logs), *options]
     command += [str(script), *(arguments or (str(folder),))]
     with (tmp_path / "console").open("w") as console:
         process = subprocess.Popen(
-            command, stdout=console, stderr=console, text=True, start_new_session=True, cwd=tmp_path
+            command, stdout=console, stderr=console, text=True, start_new_session=True, cwd=tmp_path, env=env
         )
     try:
-        yield Job(job_id, folder, logs, process)
+        yield Job(job_id, folder, logs, process, env)
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)

@@ -1,45 +1,16 @@
-"""The failures that the main job survives, end to end: real etcd, real gloo processes, real kills, an unmodified script."""
+"""Failures that the main job survives, end to end: real etcd, real gloo ranks, real kills, an unmodified script."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.job import Job, running
+from tests.e2e.job import node_of, running
 
 SMALL = ("--nodes", "3", "--gpus-per-node", "2", "--spares", "2")
-
-
-def agent_pid(job: Job, node: str) -> int:
-    """Find the agent of a node by its command line."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                words = (entry / "cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if (
-                b"tlaunch.launcher.control" in words
-                and f"--node={node}".encode() in words
-                and f"--job={job.job_id}".encode() in words
-            ):
-                return int(entry.name)
-    raise AssertionError(f"no agent of {node}")
-
-
-def controller(job: Job) -> str:
-    """Return the node of the controller."""
-    answer = job.command("status", job.job_id, "--json")
-    assert answer.returncode == 0, answer.stderr
-    return str(json.loads(answer.stdout)["controller"])
-
-
-def node_of(slot: str) -> str:
-    return slot.split("/")[0]
 
 
 def test_a_job_runs_and_ends(tmp_path: Path) -> None:
@@ -76,16 +47,14 @@ def test_a_rank_on_a_bad_gpu_moves_inside_its_rack_and_keeps_its_number(tmp_path
         assert answer.returncode == 0, answer.stderr
         after = job.seats(1, 4)
         assert after[1] != before[1]
-        assert {rank: slot for rank, slot in after.items() if rank != 1} == {
-            rank: slot for rank, slot in before.items() if rank != 1
-        }
+        assert {**after, 1: before[1]} == before
         job.finish()
 
 
 def test_a_lost_node_is_replaced_and_the_others_stay_where_they_are(tmp_path: Path) -> None:
     with running(tmp_path, *SMALL) as job:
         before = job.seats(0, 4)
-        lost = next(node for node in map(node_of, before.values()) if node != controller(job))
+        lost = next(node for node in map(node_of, before.values()) if node != job.controller())
         assert job.command("kill", "--node", lost, "--job-id", job.job_id).returncode == 0
         after = job.seats(1, 4)
         for rank, slot in before.items():
@@ -97,11 +66,11 @@ def test_a_lost_node_is_replaced_and_the_others_stay_where_they_are(tmp_path: Pa
 def test_the_controller_is_lost(tmp_path: Path) -> None:
     with running(tmp_path, *SMALL) as job:
         job.seats(0, 4)
-        leader = controller(job)
-        os.kill(agent_pid(job, leader), signal.SIGKILL)
+        leader = job.controller()
+        os.kill(job.agent_pid(leader), signal.SIGKILL)
         after = job.seats(1, 4)
         assert leader not in map(node_of, after.values())
-        assert controller(job) != leader
+        assert job.controller() != leader
         job.finish()
 
 

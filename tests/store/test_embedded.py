@@ -19,7 +19,7 @@ import pytest
 
 from tlaunch.launcher.store import EmbeddedEtcd, connect, embedded, find_etcd
 from tlaunch.launcher.store.protocol import StoreError
-from tlaunch.launcher.store.scratch import Scratch
+from tlaunch.launcher.process.scratch import Scratch
 
 DEADLINE = 20.0
 

@@ -1,4 +1,4 @@
-"""An unmodified torchrun-style script: sums ranks step by step, resumes from its own checkpoint, and misbehaves on request.
+"""An unmodified torchrun-style script: it sums ranks step by step, resumes, and misbehaves on request.
 
 Usage: steps.py FOLDER [--steps N]
 
