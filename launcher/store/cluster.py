@@ -27,13 +27,18 @@ _RESOLVE_AGAIN_AFTER = 5.0
 
 
 class Member:
-    """One address of the cluster. ``proven`` is when the latest request was sent that it has answered."""
+    """One address of the cluster.
+
+    ``proven`` is when the latest request was sent that it has answered, and ``term`` counts the cluster's leaders as of
+    that answer.
+    """
 
     def __init__(self, host: str, target: str, pem: Pem | None) -> None:
         name, _ = split_host(host)
         self.host = host
         self.target = target
         self.proven = float("-inf")
+        self.term = 0
         self._channel = open_channel(target, name, (pem.ca, pem.key, pem.cert) if pem else None)
         self.kv: Any = pb.KVStub(self._channel)
         self.leases: Any = pb.LeaseStub(self._channel)

@@ -23,10 +23,10 @@ from types import TracebackType
 from typing import Self
 
 from tlaunch.launcher.process.lifeline import Lifeline
+from tlaunch.launcher.process.scratch import Scratch
 from tlaunch.launcher.store.endpoints import Endpoints
 from tlaunch.launcher.store.etcd import connect
 from tlaunch.launcher.store.protocol import StoreError, StoreUnavailable
-from tlaunch.launcher.process.scratch import Scratch
 
 _PREFIX = "tlaunch-etcd-"
 _TRIES = 5

@@ -186,8 +186,9 @@ class _Part:
 
     def _prove(self, asked: float) -> None:
         """Note that a request sent at ``asked`` has been answered."""
-        if asked - self.contact > self._gap:
-            # Judged by the answer, not by the question: whoever waits a while after contact returns must not wait less.
-            self._since = time.monotonic()
+        now = time.monotonic()
+        if now - self.contact > self._gap:
+            # Counted from the answer: whoever waits for a while after contact has returned must not wait less.
+            self._since = now
             self._copy.news.set()
         self.contact = max(self.contact, asked)

@@ -20,6 +20,8 @@ Rpc = Callable[[Member], Any]
 ATTEMPT = 1.0
 # A write goes only to a member that has answered within this time, so that few writes meet one that has just stopped.
 _PROVEN_FOR = 1.0
+# How long a write may take before we look whether it still makes sense to wait.
+_LOOK_AFTER = 0.5
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 0.5
 
@@ -158,6 +160,7 @@ class Session:
                 raise StoreUnavailable("this client of the store was closed during a request") from None
             raise
         member.proven = sent
+        member.term = response.header.raft_term
         return response
 
     async def _send(self, member: Member, sending: _Request, rounds: int) -> Message:
@@ -170,11 +173,12 @@ class Session:
             await self.log_in(member, None, patience)
         if not sending.repeatable:
             await self._prove(member, patience)
-            patience = sending.left
         for again in (True, False):
             token = self._token
             try:
-                return await self.once(member, sending.rpc, sending.message, patience)
+                if sending.repeatable:
+                    return await self.once(member, sending.rpc, sending.message, patience)
+                return await self._write(member, sending)
             except RpcError as error:
                 result = outcome(error)
                 if result is Outcome.FINAL or (result is Outcome.STALE_TOKEN and not again):
@@ -183,9 +187,36 @@ class Session:
                     raise NotDone(brief(error)) from error
                 if result is Outcome.UNKNOWN:
                     self.cluster.demote(member)
-                    raise StoreUnknown(f"etcd at {member.host} was lost during the {sending.what}") from error
+                    raise StoreUnknown(f"contact with etcd at {member.host} broke during the {sending.what}") from error
             await self.log_in(member, token, patience)
         raise AssertionError("unreachable")
+
+    async def _write(self, member: Member, sending: _Request) -> Message:
+        """Send a write, and give it up as unknown as soon as it has become hopeless to wait for.
+
+        A member forwards writes to the leader, and forgets those that went to a leader that was dead. So while there is
+        no answer we ask from time to time whether the member still lives and still follows the same leader.
+        """
+        term = member.term
+        answer = asyncio.ensure_future(self.once(member, sending.rpc, sending.message, sending.left))
+        try:
+            while not answer.done():
+                await asyncio.wait({answer}, timeout=_LOOK_AFTER)
+                if not answer.done() and not await self._stands(member, term) and not answer.done():
+                    self.cluster.demote(member)
+                    raise StoreUnknown(f"etcd at {member.host} or its leader was lost during the {sending.what}")
+            return answer.result()
+        finally:
+            answer.cancel()
+            await asyncio.gather(answer, return_exceptions=True)
+
+    async def _stands(self, member: Member, term: int) -> bool:
+        """Whether a member answers, and no other leader has been elected since ``term``."""
+        try:
+            await self.once(member, lambda m: m.maintenance.Status, pb.StatusRequest(), ATTEMPT)
+        except RpcError as error:
+            return outcome(error) not in {Outcome.NOT_DONE, Outcome.UNKNOWN}
+        return member.term == term
 
     async def _prove(self, member: Member, patience: float) -> None:
         """Make sure that a member is alive and has a leader, or raise ``NotDone``."""

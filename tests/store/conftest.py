@@ -124,8 +124,14 @@ def shared_members(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Members
 
 
 @pytest.fixture
-def members(shared_members: Members) -> Iterator[Members]:
-    """Three members, all well when the test begins."""
+def members(request: pytest.FixtureRequest, shared_members: Members, tmp_path: Path) -> Iterator[Members]:
+    """Three members, all well when the test begins: those of the session, or new ones for a test that kills some."""
+    callspec = getattr(request.node, "callspec", None)
+    if callspec is not None and callspec.params.get("fault") == "kill":
+        with Members(tmp_path) as fresh:
+            fresh.heal()
+            yield fresh
+        return
     shared_members.heal()
     yield shared_members
     shared_members.heal()

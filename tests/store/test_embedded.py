@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
+from tlaunch.launcher.process.scratch import Scratch
 from tlaunch.launcher.store import EmbeddedEtcd, connect, embedded, find_etcd
 from tlaunch.launcher.store.protocol import StoreError
-from tlaunch.launcher.process.scratch import Scratch
 
 DEADLINE = 20.0
 
