@@ -22,8 +22,8 @@ from tlaunch.launcher.process.channel import Channel, ChannelClosed, Message
 from tlaunch.launcher.process.lifeline import Lifeline
 from tlaunch.launcher.process.messages import REPORTED_ENV, Exit, Work
 
-# How long after a process's end its zygote may take to tell how it ended. It takes a millisecond; only a zygote that hangs
-# needs this deadline, because the end of one that dies is seen.
+# How long after a process's end its zygote may take to tell how it ended. It takes a millisecond; only for a zygote
+# that hangs is there this deadline, because the end of one that dies is seen.
 EXIT_STATUS_SECONDS = 5.0
 # linux/pidfd.h, from Linux 6.9 on: deliver the signal to the process group.
 _PIDFD_SIGNAL_PROCESS_GROUP = 1 << 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import socket
 from collections.abc import Mapping
 from typing import Any
@@ -38,11 +39,12 @@ def describe_end(pid: int, code: int, env: Mapping[str, str]) -> Exit:
 
 
 def _failure(pid: int, code: int, env: Mapping[str, str]) -> ProcessFailure:
-    local_rank = int(env.get("LOCAL_RANK", "-1"))
+    local_rank = env.get("LOCAL_RANK", "")
+    describe = functools.partial(ProcessFailure, int(local_rank) if local_rank.isdecimal() else -1, pid, code)
     try:
-        return ProcessFailure(local_rank, pid, code, env.get("TORCHELASTIC_ERROR_FILE", ""))
+        return describe(env.get("TORCHELASTIC_ERROR_FILE", ""))
     except (OSError, ValueError, KeyError, TypeError):  # killed while it wrote the file, or a file of another form
-        return ProcessFailure(local_rank, pid, code, "")
+        return describe("")
 
 
 def _message(failure: ProcessFailure) -> str:

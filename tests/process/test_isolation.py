@@ -125,14 +125,10 @@ async def test_data_loader_workers(standby: Process, work: Callable[..., Work]) 
             def __getitem__(self, i):
                 return torch.tensor([i * i, get_worker_info().id])
 
-        for method in ("fork", "spawn"):
-            loader = DataLoader(Squares(), batch_size=4, num_workers=2, multiprocessing_context=method)
-            print(torch.cat(list(loader)).tolist())
+        print(torch.cat(list(DataLoader(Squares(), batch_size=4, num_workers=2))).tolist())
     """
-    source = textwrap.dedent(source).replace("\nfor", "\nif __name__ == '__main__':\n  for")
-    outcome = await run(standby, work(source))
-    expected = [[i * i, i // 4] for i in range(8)]
-    assert outcome == Outcome(f"{expected}\n" * 2, "", 0)
+    outcome = await run(standby, work(textwrap.dedent(source)))
+    assert outcome == Outcome(f"{[[i * i, i // 4] for i in range(8)]}\n", "", 0)
 
 
 async def test_autograd_and_threads_work_after_the_fork(standby: Process, work: Callable[..., Work]) -> None:

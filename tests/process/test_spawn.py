@@ -472,3 +472,32 @@ def test_the_zygote_dies_with_its_owner(tmp_path: Path) -> None:
         owner.kill()
         assert select.select([zygote], [], [], DEADLINE)[0]
     os.close(zygote)
+
+
+async def test_a_fork_that_is_refused(tmp_path: Path, shared_zygote: RunningZygote) -> None:
+    code = """
+        import errno, os
+        from tlaunch.launcher.elastic import zygote
+        def fork():
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        os.fork, zygote._PRELOAD = fork, ()
+        zygote.main()
+    """
+    path = str(Path(shared_zygote.socket_path).with_name("refusing"))
+    with Lifeline() as lifeline, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        fds = (listener.fileno(), lifeline.read_fd)
+        options = [f"--{name}-fd={fd}" for name, fd in zip(("listen", "lifeline"), fds, strict=True)]
+        command = [sys.executable, "-c", textwrap.dedent(code), *options]
+        with subprocess.Popen(command, pass_fds=fds, start_new_session=True) as process:
+            client = await Zygote.connect(path, timeout=DEADLINE)
+            for _ in range(2):  # it goes on serving
+                with pytest.raises(
+                    SpawnError, match="the zygote refuses: cannot fork: Resource temporarily unavailable"
+                ):
+                    await client.standby(timeout=IMPORT_SECONDS)
+            await client.close()
+            lifeline.close()
+            assert process.wait(DEADLINE) == -signal.SIGKILL
+    Path(path).unlink()
