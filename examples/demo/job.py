@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -17,6 +18,9 @@ import psutil
 _COMMAND_DEADLINE = 30.0  # seconds for one command that talks to the running job
 _END_DEADLINE = 20.0  # seconds that a job which was told to stop may take
 _SAMPLING_SHARE = 0.03  # of one core, for looking at the memory of some 150 processes
+# A line of a traceback as torch.distributed prints it. When one rank dies, all others lose a peer and say so at length;
+# each one's own log has it.
+_TRACEBACK = re.compile(r"\[\d+\] \[rank\d+\]:")
 
 
 class CommandFailed(Exception):
@@ -109,7 +113,8 @@ def _pass_on(process: subprocess.Popen[str]) -> None:
     assert process.stdout
     with process.stdout:
         for line in process.stdout:
-            print(line, end="", flush=True)
+            if not _TRACEBACK.match(line):
+                print(line, end="", flush=True)
 
 
 class Memory:

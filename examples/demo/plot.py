@@ -47,6 +47,7 @@ def _draw_loss(axes: Axes, records: Records, recoveries: Sequence[Recovery]) -> 
             verticalalignment="top",
             color=_MARK,
             fontsize=9,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
         )
     axes.set_xlabel("step")
     axes.set_ylabel("loss (nats for each byte)")
@@ -61,7 +62,7 @@ def _draw_progress(axes: Axes, records: Records, recoveries: Sequence[Recovery],
         steps = [step for step in records.steps if run.time <= step.time < end]
         axes.plot([step.time - started for step in steps], [step.step for step in steps], ".-", color=_CURVE)
     for one in recoveries:
-        began = one.failure.ordered - started
+        began = one.began - started
         axes.axvspan(began, began + (one.recovered or 0.0), color=_MARK, alpha=0.15)
         axes.axvline(began, color=_MARK, linestyle="--", linewidth=1)
     axes.set_xlim(left=0)
@@ -71,5 +72,5 @@ def _draw_progress(axes: Axes, records: Records, recoveries: Sequence[Recovery],
 
 
 def _label(one: Recovery) -> str:
-    after = "never recovered" if one.recovered is None else f"training again after {one.recovered:.1f} s"
+    after = "never recovered" if one.recovered is None else f"trains again after {one.recovered:.1f} s"
     return f"{one.failure.what}\n{after}"

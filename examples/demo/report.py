@@ -14,30 +14,31 @@ from records import Records, Start
 class Failure:
     """A failure that the demo caused: of a rank, GPU or node (``kind``), and in words (``what``).
 
-    Wall times in seconds: ``tlaunch kill`` was started (``asked``) and had given its order (``ordered``).
+    ``asked`` is the wall time in seconds at which ``tlaunch kill`` was started.
     """
 
     kind: str
     what: str
     asked: float
-    ordered: float
 
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
     """How the job came back from a failure.
 
-    ``after_step``: the step that had been completed last. ``causes`` and ``decisions``: those of all plans made until
-    training went on, a sentence each. ``noticed``, ``recovered``: seconds from the failure to the first plan and to the
-    end of the next step. ``resumed_at``: the step of the checkpoint. ``steps_lost``: completed steps that were done
-    again. What never happened is ``None``.
+    ``began``: the wall time, in seconds, from which durations are counted. It is the end of ``after_step``, the last step
+    that was completed before: the failure came soon after it, so what is counted is rather too long than too short.
+    ``causes`` and ``decisions``: those of all plans made until training went on, a sentence each. ``decided`` and
+    ``recovered``: seconds to the first plan and to the end of the next step. ``resumed_at``: the step of the checkpoint.
+    ``steps_lost``: completed steps that were done again. What never happened is ``None``.
     """
 
     failure: Failure
     after_step: int
+    began: float
     causes: tuple[str, ...]
     decisions: tuple[str, ...]
-    noticed: float | None
+    decided: float | None
     recovered: float | None
     resumed_at: int | None
     steps_lost: int | None
@@ -100,17 +101,17 @@ def recovery(records: Records, failure: Failure, until: float) -> Recovery:
     Training may go on more than once, when the failure shows itself bit by bit: the last time counts.
     """
     runs = [run for run in records.runs if failure.asked < run.time <= until]
-    stopped = runs[0].time if runs else until
+    before = [step for step in records.steps if step.time < (runs[0].time if runs else until)]
+    began = max(failure.asked, before[-1].time) if before else failure.asked
     step = next((step for step in records.steps if runs and runs[-1].time <= step.time <= until), None)
     plans = [plan for plan in records.plans if failure.asked < plan.time <= (step.time if step else until)]
-    # The rank may be dead, and the plan made, before the command that ordered it has said so.
-    began = min(failure.ordered, plans[0].time) if plans else failure.ordered
     return Recovery(
         failure=failure,
-        after_step=max((step.step for step in records.steps if step.time < stopped), default=0),
+        after_step=before[-1].step if before else 0,
+        began=began,
         causes=tuple(cause for plan in plans for cause in plan.causes),
         decisions=tuple(decision for plan in plans for decision in plan.decisions),
-        noticed=plans[0].time - began if plans else None,
+        decided=plans[0].time - began if plans else None,
         recovered=step.time - began if step else None,
         resumed_at=runs[-1].step if runs else None,
         steps_lost=sum(_repeated(records, run) for run in runs) if runs else None,

@@ -109,14 +109,14 @@ class Director:
     def _cause(self, act: Act) -> Failure:
         node, gpu = slot_of(self._job.status(), act.rank)
         what, flag, name = {
-            "rank": (f"rank {act.rank} killed on {gpu}", "--rank", str(act.rank)),
-            "gpu": (f"GPU {gpu} broken under rank {act.rank}", "--gpu", gpu),
-            "node": (f"{node} lost with rank {act.rank}", "--node", node),
+            "rank": (f"rank {act.rank} on {gpu} killed", "--rank", str(act.rank)),
+            "gpu": (f"{gpu} broken (rank {act.rank})", "--gpu", gpu),
+            "node": (f"{node} lost (rank {act.rank} and others)", "--node", node),
         }[act.kind]
         say(f"tlaunch kill --job-id {self._job.job_id} {flag} {name}")
         asked = time.time()
         self._job.kill(flag, name)
-        return Failure(act.kind, what, asked, time.time())
+        return Failure(act.kind, what, asked)
 
 
 def say(text: str) -> None:

@@ -20,6 +20,7 @@ def show(report: Report, console: Console | None = None) -> None:
             console.width = _WIDTH
     console.print()
     console.print(_table(report.recoveries))
+    console.print("Times are counted from the last step that was completed before the failure.\n")
     for line in summary(report):
         console.print(line, markup=False)
     for problem in report.problems:
@@ -50,7 +51,7 @@ def _table(recoveries: Sequence[Recovery]) -> Table:
             str(one.after_step),
             one.failure.what,
             brief(one.decisions),
-            _seconds(one.noticed, 2),
+            _seconds(one.decided, 2),
             _seconds(one.recovered),
             "-" if one.steps_lost is None else str(one.steps_lost),
         )
