@@ -125,15 +125,18 @@ class Job:
 
 
 @contextlib.contextmanager
-def running(tmp_path: Path, *options: str, script: Path = STEPS, arguments: tuple[str, ...] = ()) -> Iterator[Job]:
-    """Start a job and see to it that it is gone in the end."""
+def running(
+    tmp_path: Path, *options: str, script: Path | None = STEPS, arguments: tuple[str, ...] = ()
+) -> Iterator[Job]:
+    """Start a job and see to it that it is gone in the end. ``script=None``: the options name what to run."""
     folder, logs = tmp_path / "work", tmp_path / "logs"
     folder.mkdir()
     # A registry of its own, so that jobs of other tests and of the user are out of sight.
     env = {**os.environ, "XDG_RUNTIME_DIR": str(folder)}
     job_id = f"test-{os.getpid()}-{time.monotonic_ns() % 10**9}"
     command = [TLAUNCH, "--job-id", job_id, "--log-dir", str(logs), *options]
-    command += [str(script), *(arguments or (str(folder),))]
+    if script is not None:
+        command += [str(script), *(arguments or (str(folder),))]
     with (tmp_path / "console").open("w") as console:
         process = subprocess.Popen(
             command, stdout=console, stderr=console, text=True, start_new_session=True, cwd=tmp_path, env=env

@@ -1,0 +1,80 @@
+"""What the options do, end to end: policies, configuration, modules, fresh interpreters, drains."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import psutil
+
+from tests.e2e.job import STEPS, node_of, running
+
+SMALL = ("--nodes", "3", "--gpus-per-node", "2", "--spares", "2")
+
+POLICY = '''
+import tlaunch
+
+class Never(tlaunch.Policy):
+    """Give up at the first failure, with a reason of our own."""
+
+    def on_failure(self, failure, cluster):
+        return tlaunch.Stop(f"rank {failure.rank} failed and I do not forgive")
+
+class Broken(tlaunch.Policy):
+    def on_failure(self, failure, cluster):
+        raise ZeroDivisionError("the policy's own bug")
+'''
+
+
+def test_a_policy_decides(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(POLICY)
+    with running(tmp_path, *SMALL, "--policy", "mine:Never") as job:
+        job.seats(0, 4)
+        job.trouble(2, "raise")
+        assert job.ended() != 0
+        assert "rank 2 failed and I do not forgive" in job.events()[-1]["result"]["reason"]
+
+
+def test_a_policy_that_raises_is_noted_and_the_ladder_takes_over(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(POLICY)
+    with running(tmp_path, *SMALL, "--policy", "mine:Broken") as job:
+        before = job.seats(0, 4)
+        job.trouble(2, "raise")
+        assert job.seats(1, 4) == before
+        job.finish()
+        assert "ZeroDivisionError" in " ".join(job.events()[1]["reasons"])
+
+
+def test_fresh_interpreters_behave_the_same(tmp_path: Path) -> None:
+    with running(tmp_path, "--nodes", "1", "--gpus-per-node", "2", "--start", "fresh") as job:
+        before = job.seats(0, 2)
+        os.kill(job.trace(1)[-1]["pid"], signal.SIGKILL)
+        assert job.seats(1, 2) == before
+        words = psutil.Process(job.trace(1)[-1]["pid"]).cmdline()
+        assert (Path(words[0]).parent, words[1]) == (Path(sys.executable).parent, str(STEPS))
+        job.finish()
+
+
+def test_a_module_and_a_configuration_file(tmp_path: Path) -> None:
+    package = tmp_path / "training"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "main.py").write_text(STEPS.read_text())
+    (tmp_path / "job.yaml").write_text("nodes: 5\ngpus-per-node: 2\nmodule: training.main\nargs: [work]\n")
+    config = ("--config", str(tmp_path / "job.yaml"), "--nodes", "1")
+    with running(tmp_path, *config, script=None) as job:
+        job.seats(0, 2)
+        job.finish()
+
+
+def test_drained_ranks_move_to_spares_and_no_restart_is_charged(tmp_path: Path) -> None:
+    with running(tmp_path, *SMALL) as job:
+        before = job.seats(0, 4)
+        assert job.command("drain", node_of(before[0]), "--job-id", job.job_id).returncode == 0
+        after = job.seats(1, 4)
+        assert node_of(before[0]) not in map(node_of, after.values())
+        status = job.command("status", job.job_id, "--json")
+        assert '"restarts": 0' in status.stdout
+        job.finish()
