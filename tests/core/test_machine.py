@@ -317,6 +317,6 @@ def check_that_it_goes_on(cluster: Cluster, outcome: Outcome) -> None:
 
 
 AnyJob.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=25, suppress_health_check=[HealthCheck.too_slow], deadline=None
+    max_examples=120, stateful_step_count=30, suppress_health_check=[HealthCheck.too_slow], deadline=None
 )
 test_invariants_hold = AnyJob.TestCase

@@ -253,6 +253,16 @@ def test_the_rest_of_a_dropped_replica_saves_another_one() -> None:
     assert world.cluster.spares.slots == ()
 
 
+@pytest.mark.parametrize(("scope", "mesh"), [("rack", "dp=2,tp=2"), ("any", "dp=3,tp=2")])
+def test_the_rest_of_a_dropped_replica_is_no_help_outside_the_scope(scope: Scope, mesh: str) -> None:
+    world = World.started(racks(2, 2, 2), "dp=4,tp=2", swap_scope=scope)
+    before = world.seats()
+    world.fail(before[0])
+    world.fail(before[4])
+    assert (before[0].node, before[4].node) == ("r0-n0", "r1-n0")
+    assert str(recovered(world).mesh) == mesh
+
+
 def test_spares_are_used_up_before_a_replica_goes() -> None:
     world = World.started(racks(1, 4, 2), "dp=3,tp=2", spares=2)
     world.lose(world.seats()[0].node)
@@ -340,6 +350,19 @@ def test_a_rank_on_a_drained_slot_restarts_there_when_it_must_stay() -> None:
     assert world.seats() == before
     assert plan.restarts == 1
     assert plan.reasons == ("drain refused, rank 0: r0-n0/gpu-0 has no spare in the same rack (r0); it stays",)
+
+
+def test_a_drained_slot_of_a_node_that_does_not_respond_is_left() -> None:
+    world = World.started(racks(1, 3, 2), "dp=4", spares=2)
+    world.drain([Slot("r0-n1", 0)])
+    world.fail(Slot("r0-n2", 0))
+    world.fail(Slot("r0-n2", 1))
+    world.crash(0)
+    recovered(world)
+    world.cluster = replace(world.cluster, acked=frozenset({"r0-n0"}))
+    world.advance(60)
+    assert recovered(world).world_size == 2
+    assert {seat.slot.node for seat in world.plan.seats} == {"r0-n0"}
 
 
 def test_broken_hardware_has_the_spares_before_drained_slots() -> None:
