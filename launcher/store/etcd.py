@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from collections.abc import AsyncGenerator, Sequence
@@ -51,13 +52,13 @@ async def connect(endpoints: Endpoints, *, timeout: float = 5.0, patience: Patie
     store = EtcdStore(session, timeout=timeout, patience=patience or Patience())
     try:
         await session.cluster.resolve(timeout)
-        try:
+        with contextlib.suppress(StoreUnavailable):
             await store.greet(min(timeout, _FIRST_TRY))
-        except StoreUnavailable:
-            # Either nobody is there yet, and it is worth while to wait, or TLS cannot work, and it is not.
-            if reason := await tls.why_refused(endpoints, _FIRST_TRY):
-                raise StoreRefused(reason) from None
-            await store.greet(max(_FIRST_TRY, deadline - time.monotonic()))
+            return store
+        # Either nobody is there yet, and it is worth while to wait, or TLS cannot work, and it is not.
+        if reason := await tls.why_refused(endpoints, _FIRST_TRY):
+            raise StoreRefused(reason)
+        await store.greet(max(_FIRST_TRY, deadline - time.monotonic()))
     except BaseException:
         await store.close()
         raise
@@ -92,7 +93,7 @@ class EtcdStore:
     async def greet(self, timeout: float) -> None:
         """Make sure that a member with a quorum behind it answers and knows us."""
         try:
-            await self._range("greeting", pb.RangeRequest(key=b"tlaunch", count_only=True), timeout)
+            await self._range("first request", pb.RangeRequest(key=b"tlaunch", count_only=True), timeout)
         except NotPermitted:
             # The user may be allowed other keys only. That the cluster answers and knows him is enough.
             return

@@ -117,7 +117,7 @@ class Session:
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 await self.cluster.resolve(sending.left)
         raise StoreUnavailable(
-            f"no etcd member of {self._endpoints} answered the {what} within {timeout:g} s ({reason}); "
+            f"no etcd member of {self._endpoints} answered the {what} within {timeout:.2g} s ({reason}); "
             "expected a running cluster with a leader"
         )
 

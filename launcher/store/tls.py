@@ -45,41 +45,77 @@ async def why_refused(endpoints: Endpoints, timeout: float) -> str | None:
 
 
 async def _try_member(endpoints: Endpoints, host: str, timeout: float) -> str | None:
-    context = _context(endpoints) if endpoints.secure else _trusting_context()
-    name, port = split_host(host)
+    """Try what we are about to do, and if that fails the opposite."""
     try:
         async with asyncio.timeout(timeout):
-            reader, writer = await asyncio.open_connection(name, port, ssl=context, server_hostname=name)
+            if not endpoints.secure:
+                speaks_tls = await _speaks_tls(host)
+                return (
+                    f"etcd at {host} speaks TLS: expected https://{host} and its CA certificate" if speaks_tls else None
+                )
             try:
-                # In TLS 1.3 a server objects to our certificate only after we think that all is well.
-                await reader.read(1)
-            finally:
-                writer.close()
-                with contextlib.suppress(OSError):
-                    await writer.wait_closed()
-    except ssl.SSLError as error:
-        return _reason(endpoints, host, error) if endpoints.secure else None
+                await _exchange(host, _context(endpoints))
+                return None
+            except ssl.SSLCertVerificationError as error:
+                return _distrust(endpoints, host, error)
+            except ssl.SSLError as error:
+                if _is_alert(error):
+                    return _rejection(endpoints, host, error)
+            except OSError:
+                pass
+            if (await _exchange(host, None, b"GET /version HTTP/1.0\r\n\r\n")).startswith(b"HTTP/"):
+                return f"etcd at {host} speaks no TLS: expected http://{host} and no certificates"
     except (OSError, TimeoutError):
-        return None
-    return None if endpoints.secure else f"etcd at {host} speaks TLS: expected https://{host} and its CA certificate"
+        pass
+    return None
 
 
-def _reason(endpoints: Endpoints, host: str, error: ssl.SSLError) -> str:
-    what = error.reason or str(error)
-    if isinstance(error, ssl.SSLCertVerificationError):
-        if "mismatch" in error.verify_message:
-            return f"etcd at {host}: {error.verify_message.rstrip('.')}; expected a certificate for the host as given"
-        authority = endpoints.ca or "any known authority: give its CA certificate"
-        return f"etcd at {host}: its certificate is not signed by {authority} ({error.verify_message})"
-    if any(alert in what for alert in _CLIENT_CERTIFICATE_ALERTS):
-        if endpoints.cert is None:
-            return f"etcd at {host} wants a client certificate: give --etcd-cert and --etcd-key"
-        return (
-            f"etcd at {host} refuses the client certificate {endpoints.cert}; expected one signed by the cluster's CA"
-        )
-    if what in {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"}:
-        return f"etcd at {host} speaks no TLS: expected http://{host} and no certificates"
-    return f"etcd at {host}: the TLS handshake failed ({what})"
+async def _exchange(host: str, context: ssl.SSLContext | None, request: bytes = b"") -> bytes:
+    """Connect, say something, and return the beginning of the answer. Raises ``OSError``, of which TLS's are a kind."""
+    name, port = split_host(host)
+    reader, writer = await asyncio.open_connection(name, port, ssl=context, server_hostname=context and name)
+    try:
+        writer.write(request)
+        # In TLS 1.3 a server objects to our certificate only after we think that all is well.
+        return await reader.read(16)
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+async def _speaks_tls(host: str) -> bool:
+    """Find out by a handshake that checks nothing; nothing is ever sent over it."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    try:
+        await _exchange(host, context)
+    except ssl.SSLError as error:
+        return _is_alert(error)
+    return True
+
+
+def _is_alert(error: ssl.SSLError) -> bool:
+    """Whether it is the other side that has refused, in TLS."""
+    return "ALERT" in (error.reason or "")
+
+
+def _distrust(endpoints: Endpoints, host: str, error: ssl.SSLCertVerificationError) -> str:
+    """Say why we do not trust the member."""
+    if "mismatch" in error.verify_message:
+        return f"etcd at {host}: {error.verify_message.rstrip('.')}; expected a certificate for the host as given"
+    authority = endpoints.ca or "any known authority: give its CA certificate"
+    return f"etcd at {host}: its certificate is not signed by {authority} ({error.verify_message})"
+
+
+def _rejection(endpoints: Endpoints, host: str, error: ssl.SSLError) -> str:
+    """Say why the member does not trust us."""
+    if not any(alert in (error.reason or "") for alert in _CLIENT_CERTIFICATE_ALERTS):
+        return f"etcd at {host} refuses the TLS handshake ({error.reason})"
+    if endpoints.cert is None:
+        return f"etcd at {host} wants a client certificate: give --etcd-cert and --etcd-key"
+    return f"etcd at {host} refuses the client certificate {endpoints.cert}; expected one signed by the cluster's CA"
 
 
 def _context(endpoints: Endpoints) -> ssl.SSLContext:
@@ -98,14 +134,6 @@ def _context(endpoints: Endpoints) -> ssl.SSLContext:
                 f"{endpoints.cert} and {endpoints.key}: not a certificate with its key ({_brief(error)}); "
                 "expected PEM files, the key without a password"
             ) from error
-    return context
-
-
-def _trusting_context() -> ssl.SSLContext:
-    """Make a context to find out whether the other side speaks TLS at all; nothing is ever sent over it."""
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
     return context
 
 

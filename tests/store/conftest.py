@@ -120,6 +120,7 @@ def world(request: pytest.FixtureRequest) -> World:
 @pytest.fixture(scope="session")
 def shared_members(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Members]:
     with Members(tmp_path_factory.mktemp("members")) as members:
+        members.heal()
         yield members
 
 
@@ -132,6 +133,5 @@ def members(request: pytest.FixtureRequest, shared_members: Members, tmp_path: P
             fresh.heal()
             yield fresh
         return
-    shared_members.heal()
     yield shared_members
     shared_members.heal()

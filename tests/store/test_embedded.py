@@ -24,6 +24,14 @@ from tlaunch.launcher.store.protocol import StoreError
 DEADLINE = 20.0
 
 
+@pytest.fixture(autouse=True)
+def own_temporary_directory(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other etcds of this test run have their data elsewhere."""
+    folder = str(tmp_path_factory.mktemp("t"))
+    monkeypatch.setenv("TMPDIR", folder)
+    monkeypatch.setattr(tempfile, "tempdir", folder)
+
+
 def program(folder: Path, script: str) -> Path:
     """A stand-in for etcd."""
     path = folder / "etcd"
@@ -154,7 +162,8 @@ async def test_one_that_cannot_be_run_is_named(tmp_path: Path) -> None:
     assert data_directories() == []
 
 
-async def test_one_that_does_not_want_to_end_is_made_to(tmp_path: Path) -> None:
+async def test_one_that_does_not_want_to_end_is_made_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "_END_WITHIN", 0.2)
     stubborn = program(tmp_path, "trap '' TERM; while :; do sleep 600; done")
     with pytest.raises(StoreError, match="did not answer"):
         async with EmbeddedEtcd(tmp_path, program=stubborn, timeout=0.3):
