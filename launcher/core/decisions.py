@@ -52,7 +52,7 @@ class Wait:
     reason: str
 
     def __str__(self) -> str:
-        return f"wait {self.seconds:g} s: {self.reason}"
+        return f"wait {self.seconds} s: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True)

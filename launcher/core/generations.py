@@ -14,6 +14,9 @@ from tlaunch.topology.model import Slot
 KEPT_CRASHES = 16
 """How many crashes a plan records one by one. When one rank fails, thousands may fail with it."""
 
+KEPT_SENTENCES = 200
+"""How many decisions, and how many reasons, a plan tells. Which rank is where stands in its seats."""
+
 KEPT_TRACEBACK = 16_384
 """How many characters of a traceback are kept: its end, where the error is."""
 
@@ -39,8 +42,8 @@ def following(
         bad=tuple((slot, one_line(reason)) for slot, reason in sorted(bad.items())),
         restarts=restarts,
         events=kept(events),
-        decisions=tuple(decisions),
-        reasons=tuple(reasons),
+        decisions=_first(decisions),
+        reasons=_first(reasons),
     )
 
 
@@ -66,7 +69,7 @@ def ending(cluster: Cluster, events: Sequence[Event], result: Result, reasons: I
         result=replace(result, reason=one_line(result.reason, 1000), traceback=traceback),
         events=kept(events),
         decisions=(f"end with exit code {result.code}: {one_line(result.reason, 1000)}",),
-        reasons=tuple(reasons),
+        reasons=_first(reasons),
     )
 
 
@@ -79,6 +82,12 @@ def kept(events: Sequence[Event]) -> tuple[Event, ...]:
         for event in events
         if not isinstance(event, RankFailed) or event.rank in recorded
     )
+
+
+def _first(sentences: Iterable[str]) -> tuple[str, ...]:
+    told = tuple(sentences)
+    more = len(told) - KEPT_SENTENCES
+    return told if more <= 0 else (*told[:KEPT_SENTENCES], f"and {more} more")
 
 
 def _trimmed(event: RankFailed, *, first: bool) -> RankFailed:

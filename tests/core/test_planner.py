@@ -9,7 +9,7 @@ import pytest
 from tests.core.world import World, racks
 from tlaunch.launcher.core.codec import encode
 from tlaunch.launcher.core.events import Exit, RankFailed
-from tlaunch.launcher.core.generations import KEPT_CRASHES, KEPT_TRACEBACK
+from tlaunch.launcher.core.generations import KEPT_CRASHES, KEPT_SENTENCES, KEPT_TRACEBACK
 from tlaunch.launcher.core.plan import Plan, Result
 from tlaunch.topology.model import Node, Scope, Slot
 
@@ -418,6 +418,15 @@ def test_a_stop_ends_the_job(*, running: bool) -> None:
 
 
 # --- what is written down --------------------------------------------------------------------------------------------
+
+
+def test_a_plan_tells_the_first_of_many_decisions() -> None:
+    world = World.started(racks(1, 100, 8), "dp=400", spares=400)
+    world.lose(*{slot.node for slot in world.seats().values()})
+    plan = recovered(world)
+    assert plan.world_size == 400
+    assert len(plan.decisions) == KEPT_SENTENCES + 1
+    assert plan.decisions[-1] == "and 200 more"
 
 
 def test_a_plan_stays_small_when_everything_fails_at_once() -> None:

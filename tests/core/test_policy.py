@@ -144,6 +144,10 @@ def test_a_policy_may_stop_with_its_own_code() -> None:
         (Shrink(3), "shrink by 3 replicas is refused: 2 ranks would be left, --min-world is 4"),
         (Stop(""), "stop: is refused: a stop needs a reason"),
         (Stop("x", 256), "stop: x is refused: expected an exit code from 0 to 255, got 256"),
+        (
+            Wait(cast("float", "soon"), "x"),
+            "wait soon s: x is refused: expected to wait more than 0 and at most 300 seconds",
+        ),
         (Wait(0, "x"), "wait 0 s: x is refused: expected to wait more than 0 and at most 300 seconds"),
         (Wait(301, "x"), "wait 301 s: x is refused: expected to wait more than 0 and at most 300 seconds"),
         (Wait(float("nan"), "x"), "wait nan s: x is refused: expected to wait more than 0 and at most 300 seconds"),
