@@ -54,7 +54,7 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="demo", description="Train a small GPT while its hardware fails.")
     parser.add_argument("--nodes", type=int, default=18, help="of 4 GPUs each (default: %(default)s)")
     parser.add_argument("--spares", type=int, default=8, help="GPUs kept spare; 5 are used up (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=60, help="(default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=70, help="(default: %(default)s)")
     parser.add_argument("--deadline", type=float, default=235.0, help="for the job, in seconds (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("demo"), help="a folder (default: %(default)s)")
     return parser.parse_args()

@@ -17,7 +17,8 @@ import psutil
 
 _COMMAND_DEADLINE = 30.0  # seconds for one command that talks to the running job
 _END_DEADLINE = 20.0  # seconds that a job which was told to stop may take
-_SAMPLING_SHARE = 0.03  # of one core, for looking at the memory of some 150 processes
+_LOOK = 0.5  # seconds between two looks at the machine's memory
+_SAMPLING_SHARE = 0.1  # of one core, for looking at the memory of some 110 processes
 # A line of a traceback as torch.distributed prints it. When one rank dies, all others lose a peer and say so at length;
 # each one's own log has it.
 _TRACEBACK = re.compile(r"\[\d+\] \[rank\d+\]:")
@@ -120,15 +121,23 @@ def _pass_on(process: subprocess.Popen[str]) -> None:
 class Memory:
     """Looks now and then at how much memory a process and all its descendants use together.
 
-    The measure is the proportional set size: a page that n processes share counts 1/n for each of them.
+    The measure is the proportional set size: a page that n processes share counts 1/n for each of them. It takes time
+    to find out, so a short peak may be missed. What the whole machine has left is known at once, but other programs
+    use it too; that is why both are kept.
     """
 
     def __init__(self, pid: int) -> None:
         self.peak = 0  # bytes
         self.processes = 0  # the most at once
+        self._available = self._least = psutil.virtual_memory().available
         self._root = psutil.Process(pid)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="memory")
+
+    @property
+    def taken(self) -> int:
+        """By how many bytes the machine's available memory has fallen at most."""
+        return self._available - self._least
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -139,13 +148,15 @@ class Memory:
         self._thread.join()
 
     def _watch(self) -> None:
-        pause = 2.0
-        while not self._stop.wait(pause):
-            began = time.thread_time()
-            self._look()
-            pause = max(2.0, (time.thread_time() - began) / _SAMPLING_SHARE)
+        due = time.monotonic()
+        while not self._stop.wait(_LOOK):
+            self._least = min(self._least, psutil.virtual_memory().available)
+            if time.monotonic() >= due:
+                began = time.thread_time()
+                self._add_up()
+                due = time.monotonic() + (time.thread_time() - began) / _SAMPLING_SHARE
 
-    def _look(self) -> None:
+    def _add_up(self) -> None:
         try:
             family = [self._root, *self._root.children(recursive=True)]
         except psutil.NoSuchProcess:

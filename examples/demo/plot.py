@@ -58,7 +58,7 @@ def _draw_loss(axes: Axes, records: Records, recoveries: Sequence[Recovery]) -> 
 def _draw_progress(axes: Axes, records: Records, recoveries: Sequence[Recovery], started: float) -> None:
     # A jump back is a line of its own: each run is drawn apart.
     ends = [*(run.time for run in records.runs[1:]), float("inf")]
-    for run, end in zip(records.runs, ends, strict=True):
+    for run, end in zip(records.runs, ends, strict=False):
         steps = [step for step in records.steps if run.time <= step.time < end]
         axes.plot([step.time - started for step in steps], [step.step for step in steps], ".-", color=_CURVE)
     for one in recoveries:

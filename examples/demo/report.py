@@ -26,10 +26,10 @@ class Failure:
 class Recovery:
     """How the job came back from a failure.
 
-    ``began``: the wall time, in seconds, from which durations are counted. It is the end of ``after_step``, the last step
-    that was completed before: the failure came soon after it, so what is counted is rather too long than too short.
+    ``began``: the wall time, in seconds, from which durations are counted. It is the end of ``after_step``, the last
+    step that was completed before: the failure came after it, so what is counted is rather too long than too short.
     ``causes`` and ``decisions``: those of all plans made until training went on, a sentence each. ``decided`` and
-    ``recovered``: seconds to the first plan and to the end of the next step. ``resumed_at``: the step of the checkpoint.
+    ``recovered``: seconds to the first plan and to the end of the next step. ``resumed_at``: the checkpoint's step.
     ``steps_lost``: completed steps that were done again. What never happened is ``None``.
     """
 
@@ -46,12 +46,17 @@ class Recovery:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How the launcher's process ended: its exit code, when it was started and ended, and what the job took at most."""
+    """How the launcher ended, when it was started and ended (wall times in seconds), and what the job took at most.
+
+    ``peak_memory``: bytes of all its processes together (proportional set size, sampled). ``memory_taken``: by how many
+    bytes the machine's available memory fell, whoever took them.
+    """
 
     exit_code: int
     started: float
     ended: float
-    peak_memory: int  # bytes, proportional set size of all processes
+    peak_memory: int
+    memory_taken: int
     peak_processes: int
 
 
@@ -77,10 +82,8 @@ def make_report(
     records: Records, failures: Sequence[Failure], outcome: Outcome, *, planned: int, steps: int, world_size: int
 ) -> Report:
     """Evaluate a run of ``steps`` steps on ``world_size`` ranks in which ``planned`` failures were to be caused."""
-    recoveries = tuple(
-        recovery(records, failure, until=following.asked if following else outcome.ended)
-        for failure, following in zip(failures, [*failures[1:], None], strict=True)
-    )
+    ends = [*(failure.asked for failure in failures[1:]), outcome.ended]
+    recoveries = tuple(recovery(records, failure, until) for failure, until in zip(failures, ends, strict=False))
     first = records.steps[0] if records.steps else None
     last = records.steps[-1] if records.steps else None
     return Report(

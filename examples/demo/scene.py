@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from job import CommandFailed, Job, Memory, running, slot_of
 from records import Lines, Records
@@ -74,7 +75,7 @@ def play(scene: Scene, job_id: str, folder: Path) -> tuple[Records, list[Failure
             if time.time() > job.started + scene.deadline:
                 say(f"ending the job, because it has taken more than {scene.deadline:g} s")
                 break
-    outcome = Outcome(job.exit_code(), job.started, time.time(), memory.peak, memory.processes)
+    outcome = Outcome(job.exit_code(), job.started, time.time(), memory.peak, memory.taken, memory.processes)
     records.add_metrics(metrics)
     records.add_plans(Lines(folder / "logs" / "events.jsonl"))
     return records, director.failures, outcome
@@ -88,16 +89,21 @@ class Director:
         self._acts = list(acts)
         self._job = job
         self._records = records
+        self._status: dict[str, Any] | None = None
 
     def look(self) -> None:
-        """Cause the next failure if it is time to."""
-        if not self._acts or self._records.last_step < self._acts[0].step or self._is_recovering():
+        """Do what it is time for: find out where the next victim is, or hurt it."""
+        if not self._acts or not self._records.steps or self._is_recovering():
             return
-        act = self._acts.pop(0)
         try:
-            self.failures.append(self._cause(act))
+            if self._status is None:  # asked for ahead of time: 64 busy ranks leave a command little of two cores
+                self._status = self._job.status()
+            elif self._records.last_step >= self._acts[0].step:
+                self.failures.append(self._cause(self._acts.pop(0), self._status))
+                self._status = None
         except CommandFailed as error:
-            say(f"could not fail the {act.kind} of rank {act.rank}: {error}")
+            say(str(error))
+            self._acts.clear()
 
     def _is_recovering(self) -> bool:
         if not self.failures:
@@ -106,8 +112,8 @@ class Director:
         start = next((run.time for run in self._records.runs if run.time > hurt), None)
         return start is None or self._records.steps[-1].time < start
 
-    def _cause(self, act: Act) -> Failure:
-        node, gpu = slot_of(self._job.status(), act.rank)
+    def _cause(self, act: Act, status: Mapping[str, Any]) -> Failure:
+        node, gpu = slot_of(status, act.rank)
         what, flag, name = {
             "rank": (f"rank {act.rank} on {gpu} killed", "--rank", str(act.rank)),
             "gpu": (f"{gpu} broken (rank {act.rank})", "--gpu", gpu),

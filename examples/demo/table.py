@@ -32,7 +32,10 @@ def summary(report: Report) -> Iterator[str]:
     outcome = report.outcome
     yield f"first step      {_seconds(report.first_step_after)} after the command"
     yield f"time for a step {_seconds(report.step_time, 2)} (median)"
-    yield f"memory          {outcome.peak_memory / 1e9:.1f} GB at most, in {outcome.peak_processes} processes"
+    yield (
+        f"memory          {outcome.peak_memory / 1e9:.1f} GB in {outcome.peak_processes} processes at most; "
+        f"the machine's available memory fell by {outcome.memory_taken / 1e9:.1f} GB"
+    )
     if report.first_loss is not None and report.final_loss is not None:
         yield f"loss            {report.first_loss:.2f} -> {report.final_loss:.2f} in {report.steps} steps"
     yield f"total           {_seconds(outcome.ended - outcome.started)}, exit code {outcome.exit_code}"

@@ -20,6 +20,12 @@ def gpt() -> Iterator[SimpleNamespace]:
         yield found
 
 
+@pytest.fixture(scope="session")
+def demo() -> Iterator[SimpleNamespace]:
+    with _modules(EXAMPLES / "demo", "job", "plot", "records", "report", "scene", "table") as found:
+        yield found
+
+
 @contextmanager
 def _modules(folder: Path, *names: str) -> Iterator[SimpleNamespace]:
     """Import modules of these names from ``folder``, and forget them afterwards: the names are common ones."""
