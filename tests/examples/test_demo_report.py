@@ -42,7 +42,7 @@ def _plan(generation: int, at: float, *decisions: str) -> dict[str, Any]:
 
 @pytest.fixture
 def run(demo: SimpleNamespace, tmp_path: Path) -> SimpleNamespace:
-    """Two failures: rank 1 dies in step 8, two steps are lost; a node dies in step 13, which shows itself bit by bit."""
+    """Two failures: rank 1 dies in step 8, two steps are lost; a node dies in step 13, which is seen bit by bit."""
     metrics, plans = tmp_path / "metrics.jsonl", tmp_path / "events.jsonl"
     _write(metrics, _start(0, 4), *_steps(1, 7, 5))  # step 7 at 11 s
     _write(metrics, _start(5, 13), *_steps(6, 12, 15))  # step 12 at 21 s
