@@ -77,7 +77,10 @@ class Agent:
         self._meeting: Meeting | None = None
 
     async def run(self) -> None:
-        """Take part until the job has a result, or until cancelled; then end every process of this node."""
+        """Take part until the job has a result, or until cancelled; then end every process of this node.
+
+        The node registers once its standbys are warm: what a plan asks of it is then a matter of moments.
+        """
         address = await self._listener.open(self._config.host)
         registration = Registration(
             node=self._config.node,
@@ -88,6 +91,7 @@ class Agent:
         )
         membership = Membership(self._store, self._keys, registration, self._timing)
         try:
+            await self._slots.warm(None)
             await membership.join()
             async with Mirror(self._store, self._keys.generation, gap=self._timing.lease) as head:
                 await _until_first(
@@ -118,18 +122,20 @@ class Agent:
 
     async def _follow(self, head: Mirror, membership: Membership) -> None:
         """Apply one generation after the other; a newer one interrupts what is still being done for an older one."""
-        async with asyncio.TaskGroup() as group:
-            applying = group.create_task(self._prepare())
-            applied = 0
+        applying: asyncio.Task[None] | None = None
+        applied = 0
+        try:
             while True:
                 generation, assignment = await self._read(membership)
                 if generation is not None and assignment is not None and generation.number > applied:
                     await _interrupt(applying)
                     if generation.result is not None:
                         return
-                    applying = group.create_task(self._apply(generation, assignment))
+                    applying = asyncio.create_task(self._apply(generation, assignment))
                     applied = generation.number
-                await head.changed(None)
+                await _changed(head, applying)
+        finally:
+            await _interrupt(applying)
 
     async def _read(self, membership: Membership) -> tuple[Generation | None, Assignment | None]:
         """Read the head of the plan and our own part of it, as of one revision."""
@@ -145,13 +151,6 @@ class Agent:
         if head is not None and assignment is None:
             assignment = Assignment(head.number - 1, None, ())
         return head, assignment
-
-    async def _prepare(self) -> None:
-        """Before the first plan: have a standby in every slot."""
-        try:
-            await self._slots.warm(None)
-        except TlaunchError as error:
-            log.warning("no standbys yet: %s", error)
 
     async def _apply(self, head: Generation, assignment: Assignment) -> None:
         try:
@@ -172,8 +171,9 @@ class Agent:
     async def _meet(self, head: Generation, *, hosting: bool) -> Rendezvous:
         """Return where the ranks of this generation meet; open it when rank 0 is ours."""
         if not hosting:
+            # As long as the controller waits for rank 0's node; what it does then is a new generation.
             return await find_meeting(
-                self._store, self._keys, head.number, timeout=self._timing.meet, retry=self._timing.retry
+                self._store, self._keys, head.number, timeout=self._spec.ack_timeout, retry=self._timing.retry
             )
         log_file = self._config.log_dir / f"generation-{head.number}" / "rendezvous.log"
         log_file.parent.mkdir(parents=True, exist_ok=True)
@@ -227,9 +227,23 @@ async def _until_first(main: Coroutine[Any, Any, None], *others: Coroutine[Any, 
         task.result()
 
 
-async def _interrupt(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait([task])
+async def _changed(mirror: Mirror, beside: asyncio.Task[None] | None) -> None:
+    """Wait for news; should the task beside fail meanwhile, raise what it failed with."""
+    news = asyncio.ensure_future(mirror.changed(None))
+    try:
+        if beside is not None:
+            await asyncio.wait([news, beside], return_when=asyncio.FIRST_COMPLETED)
+            if beside.done():
+                beside.result()
+        await news
+    finally:
+        news.cancel()
+
+
+async def _interrupt(task: asyncio.Task[None] | None) -> None:
+    if task is not None:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 def _worker_base(config: AgentConfig) -> dict[str, str]:

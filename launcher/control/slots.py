@@ -155,7 +155,8 @@ class Slots:
 
     async def _standby(self, index: int) -> Process:
         zygote = await self._zygote()
-        return await zygote.standby(cuda_device=index if self._program.gpus and index != IN_PLACE else None)
+        device = index if self._program.gpus and index != IN_PLACE else None
+        return await zygote.standby(cuda_device=device, timeout=self._timing.warm)
 
     async def _take_standby(self, seat: AssignedSeat) -> Process:
         """Prefer the slot's own standby, then the one for restarts in place, then a new one."""

@@ -76,6 +76,11 @@ class AgentProcess:
             await self._relay
         self._lifeline.close()
 
+    def terminate(self) -> None:
+        """Have it end its ranks and itself, without being told by the store."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.terminate()
+
     def kill(self) -> None:
         """Kill it at once, with everything that runs under it."""
         self._lifeline.close()

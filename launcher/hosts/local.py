@@ -101,6 +101,9 @@ class _LocalRun:
                 await self._start_agent(node, {**env, **endpoints.environment()}, zygote)
             log = stack.enter_context(EventLog(request.log_dir))
             result = await self._watch.run(store, Follower(self._view, log))
+            if not self._watch.agents_know:
+                for agent in self._agents:
+                    agent.terminate()
             await self._finish_agents()
             self._view.close(result)
             return result.code

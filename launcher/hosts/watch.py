@@ -35,7 +35,7 @@ class AgentFailed(TlaunchError):
 class Watch:
     """One job under watch. ``wake`` is set by whoever has news: the mirror, an agent's end, a signal.
 
-    ``patience``: seconds that a stop which was asked for may take before the launcher goes on without an answer.
+    ``agents_know``: they have been told of the result by the store, and will end by themselves. ``patience``: seconds that a stop which was asked for may take before the launcher goes on without an answer.
     """
 
     keys: Keys
@@ -44,6 +44,7 @@ class Watch:
     patience: float
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     signal: signal.Signals | None = None
+    agents_know: bool = False
     _asked_at: float | None = None
     _gone: set[str] = field(default_factory=set)
 
@@ -79,6 +80,7 @@ class Watch:
 
     def _result(self, job: JobView, view: View) -> Result | None:
         if job.result is not None:
+            self.agents_know = True
             return job.result
         for agent in self.agents:
             if agent.code is None or agent.name in self._gone:
@@ -90,6 +92,8 @@ class Watch:
         if len(self._gone) == len(self.agents):
             last = self.agents[-1]
             return Result(1, f"every agent has ended before the job had a result; {last.name}: {last.last_words()}")
+        if self.signal is not None and not job.alive and job.plan is None:
+            return Result(128 + self.signal, f"stopped by {self.signal.name} before any node had registered")
         if self.signal is not None and self._asked_at is not None:
             now = asyncio.get_running_loop().time()
             if now >= self._asked_at + self.patience:

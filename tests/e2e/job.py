@@ -74,6 +74,11 @@ class Job:
         self.until(everybody, f"all of {world} ranks to complete a step after {restarts} restarts")
         return found
 
+    def another_step(self, world: int) -> None:
+        """Wait until every rank has gone on."""
+        last = max(self.trace(rank)[-1]["step"] for rank in range(world))
+        self.until(lambda: all(self.trace(rank)[-1]["step"] > last for rank in range(world)), "another step")
+
     def until(self, condition: Callable[[], bool], what: str) -> None:
         """Wait for something to happen while the job runs."""
         deadline = time.monotonic() + PATIENCE

@@ -33,8 +33,7 @@ def goes_on(job: Job, seconds: float) -> None:
     """Check that every rank completes steps for so many seconds, without a new generation."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        last = job.trace(0)[-1]["step"]
-        job.until(lambda last=last: all(job.trace(rank)[-1]["step"] > last for rank in range(3)), "another step")
+        job.another_step(3)
     assert len(job.events()) == 1, job.told()
 
 
