@@ -16,6 +16,7 @@ from tlaunch.launcher.core.assign import Assignment, assignments, generation_hea
 from tlaunch.launcher.core.cluster import Cluster
 from tlaunch.launcher.core.detect import detect, next_deadline
 from tlaunch.launcher.core.events import Event, RankFailed
+from tlaunch.launcher.core.invariants import InvariantBroken
 from tlaunch.launcher.core.plan import Plan
 from tlaunch.launcher.core.planner import Outcome, decide
 from tlaunch.launcher.core.policy import Policy
@@ -84,8 +85,15 @@ class Controller:
             if silent and self._patience(cluster):
                 return None, self.timing.probe
         self._suspected_at = None
-        outcome = decide(cluster, events, self.policy)
-        if outcome.look_again is not None and self._waiting_since is None:
+        try:
+            outcome = decide(cluster, events, self.policy)
+        except InvariantBroken:
+            # A bug of ours, caught before it did harm: the plan stays as it is until something else happens.
+            log.exception("no plan was made of: %s", "; ".join(map(str, events[:TOLD])))
+            outcome = Outcome()
+        if outcome.look_again is None:
+            self._waiting_since = None
+        elif self._waiting_since is None:
             self._waiting_since = cluster.now
         self._say(events, outcome)
         return outcome.plan, self._sleep(cluster, outcome.look_again)

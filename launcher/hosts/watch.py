@@ -35,7 +35,8 @@ class AgentFailed(TlaunchError):
 class Watch:
     """One job under watch. ``wake`` is set by whoever has news: the mirror, an agent's end, a signal.
 
-    ``agents_know``: they have been told of the result by the store, and will end by themselves. ``patience``: seconds that a stop which was asked for may take before the launcher goes on without an answer.
+    ``patience``: seconds that a stop which was asked for may take before the launcher goes on without an answer.
+    ``agents_know``: the store has told them of the result, so that they end by themselves.
     """
 
     keys: Keys
