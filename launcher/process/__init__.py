@@ -1,1 +1,1 @@
-"""TODO."""
+"""What crosses the border between processes: lifelines, messages with descriptors, and the types that they carry."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -121,3 +122,65 @@ async def run(process: Process, work: Work) -> Outcome:
 def outcome(work: Work, ended: Exit) -> Outcome:
     code = ended.code if ended.signal is None else -ended.signal
     return Outcome(Path(work.stdout).read_text(), Path(work.stderr).read_text(), code)
+
+
+SLEEP = "import time; time.sleep(600)"
+# A worker that starts a grandchild and tells its pid on stdout.
+FAMILY = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(600)"])
+print(child.pid, flush=True)
+"""
+
+
+@pytest_asyncio.fixture
+async def own_client(own_zygote: RunningZygote) -> AsyncIterator[Zygote]:
+    client = await Zygote.connect(own_zygote.socket_path, timeout=DEADLINE)
+    yield client
+    await client.close()
+
+
+async def readable(fd: int) -> bool:
+    """Wait until a descriptor can be read, which for a pidfd means that the process has ended."""
+    loop = asyncio.get_running_loop()
+    event = asyncio.Event()
+    loop.add_reader(fd, event.set)
+    try:
+        async with asyncio.timeout(DEADLINE):
+            await event.wait()
+    except TimeoutError:
+        return False
+    finally:
+        loop.remove_reader(fd)
+    return True
+
+
+async def first_line(path: str) -> str:
+    """Wait for a worker's first line of output."""
+    async with asyncio.timeout(DEADLINE):
+        while "\n" not in (text := _content(Path(path))):
+            await asyncio.sleep(0.01)
+    return text.partition("\n")[0]
+
+
+def _content(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+async def start(process: Process, task: Work) -> str:
+    """Start work and wait for its first line."""
+    process.start(task)
+    return await first_line(task.stdout)
+
+
+@pytest.fixture
+def pidfds() -> Iterator[Callable[[int], int]]:
+    fds: list[int] = []
+
+    def make(pid: int) -> int:
+        fds.append(os.pidfd_open(pid))
+        return fds[-1]
+
+    yield make
+    for fd in fds:
+        os.close(fd)
