@@ -125,7 +125,17 @@ async def test_a_token_that_expires_is_replaced(guarded: Member) -> None:
     old = {store: store._session.token for store in (calling, watching)}
     await asyncio.sleep(EXPIRED)
     # Many calls at once, for which one new token is enough.
+    logins: list[object] = []
+    member = calling._session.cluster.first
+    authenticate = member.auth.Authenticate
+
+    def counting(*args: object, **kwargs: object) -> object:
+        logins.append(args)
+        return authenticate(*args, **kwargs)
+
+    member.auth.Authenticate = counting
     await asyncio.gather(*(calling.put("token/k", b"2") for _ in range(10)))
+    assert len(logins) == 1
     # A watch, which etcd 3.5 refuses as if a permission were missing.
     async with asyncio.timeout(WITHIN), aclosing(watching.watch("token/", start)) as stream:
         found: list[Change] = []
