@@ -37,13 +37,15 @@ def _draw_loss(axes: Axes, records: Records, recoveries: Sequence[Recovery]) -> 
         axes.plot(xs, ys, "o", color=_REPEATED, markersize=7, fillstyle="none", label="lost and repeated")
     for number, one in enumerate(recoveries):
         axes.axvline(one.after_step, color=_MARK, linestyle="--", linewidth=1)
-        # Staggered, so that failures close to each other stay legible.
+        # Staggered, so that failures close to each other stay legible; to the left where there is no room to the right.
+        left = one.after_step > 0.7 * records.last_step
         axes.annotate(
             _label(one),
             (one.after_step, 0.96 - 0.13 * (number % 3)),
             xycoords=("data", "axes fraction"),
-            xytext=(5, 0),
+            xytext=(-5 if left else 5, 0),
             textcoords="offset points",
+            horizontalalignment="right" if left else "left",
             verticalalignment="top",
             color=_MARK,
             fontsize=9,
