@@ -158,7 +158,7 @@ async def readable(fd: int) -> bool:
 async def first_line(path: str) -> str:
     """Wait for a worker's first line of output."""
     async with asyncio.timeout(DEADLINE):
-        while "\n" not in (text := _content(Path(path))):
+        while "\n" not in (text := _content(Path(path))):  # noqa: ASYNC110 - a file tells nobody that it has grown
             await asyncio.sleep(0.01)
     return text.partition("\n")[0]
 
