@@ -119,27 +119,18 @@ class Members:
                 return self.at(status["Endpoint"])
         raise AssertionError("no running member leads")
 
-    def move_leader(self) -> Member:
-        """Make another member the leader and return it."""
-        old = self.leader()
-        new = self.others(old)[0]
-        found: Any = json.loads(ctl([new], "endpoint", "status", "-w", "json"))
-        ctl([old], "move-leader", f"{found[0]['Status']['header']['member_id']:x}")
-        return new
+    def move_leader(self, to: Member) -> None:
+        """Make this member the leader, unless it is."""
+        leader = self.leader()
+        if leader is not to:
+            found: Any = json.loads(ctl([to], "endpoint", "status", "-w", "json"))
+            ctl([leader], "move-leader", f"{found[0]['Status']['header']['member_id']:x}")
 
     def heal(self) -> None:
         """Let every member run, and wait until each of them answers with a quorum behind it."""
         for member in self.members:
             member.start()
-        deadline = time.monotonic() + DEADLINE
-        for member in self.members:
-            while True:
-                try:
-                    ctl([member], "get", "health")
-                    break
-                except subprocess.CalledProcessError:
-                    if time.monotonic() > deadline:
-                        raise
+        until_healthy(self.members)
 
     def __enter__(self) -> Self:
         for member in self.members:
@@ -165,6 +156,19 @@ def ctl(members: Sequence[Member], *command: str) -> str:
         check=True,
     )
     return done.stdout
+
+
+def until_healthy(members: Sequence[Member]) -> None:
+    """Wait until each member answers with a quorum behind it."""
+    deadline = time.monotonic() + DEADLINE
+    while True:
+        try:
+            ctl(members, "endpoint", "health")
+        except subprocess.CalledProcessError:
+            if time.monotonic() > deadline:
+                raise
+        else:
+            return
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.store.certs import Authority, Pair
-from tests.store.members import DEADLINE, Member, ctl, free_ports, single
+from tests.store.members import DEADLINE, Member, ctl, free_ports, single, until_healthy
 from tlaunch.errors import InputError
 from tlaunch.launcher.store import EtcdStore, Mirror, connect, tls
 from tlaunch.launcher.store.endpoints import Endpoints
@@ -57,7 +57,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Member]:
     """An etcd with users, whose tokens expire within about two seconds."""
     flags = ("--auth-token", "simple", "--auth-token-ttl", "1", "--bcrypt-cost", "4")
     with single(tmp_path_factory.mktemp("guarded"), flags=flags) as member:
-        until_healthy(member)
+        until_healthy([member])
         for command in (
             "user add root:secret",
             "user add small:secret2",
@@ -69,17 +69,6 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Member]:
         ):
             ctl([member], *command.split())
         yield member
-
-
-def until_healthy(member: Member) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while True:
-        try:
-            ctl([member], "get", "health")
-        except subprocess.CalledProcessError:
-            assert time.monotonic() < deadline
-        else:
-            return
 
 
 def login(member: Member, **env: str) -> Endpoints:
