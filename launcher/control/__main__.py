@@ -16,6 +16,7 @@ from tlaunch.launcher.control.output import Output, standard_output
 from tlaunch.launcher.control.policies import load_policy
 from tlaunch.launcher.core.codec import decode
 from tlaunch.launcher.core.spec import JobSpec
+from tlaunch.launcher.process.lifeline import arm
 from tlaunch.launcher.store.endpoints import Endpoints
 from tlaunch.launcher.store.etcd import connect
 from tlaunch.launcher.store.protocol import StoreError
@@ -24,6 +25,8 @@ from tlaunch.launcher.store.protocol import StoreError
 def main() -> int:
     """Run one agent until its job has ended. Standard output carries what the ranks print, one JSON object a line."""
     config = AgentConfig.parse(sys.argv[1:])
+    if config.lifeline is not None:
+        arm(config.lifeline, os.getpgrp())  # should the starter have died before it could do it
     logging.basicConfig(
         level=os.environ.get("TLAUNCH_LOG_LEVEL", "INFO"),
         format=f"%(asctime)s {config.node.name} %(levelname)s %(message)s",

@@ -16,8 +16,8 @@ class AgentConfig:
     """One agent.
 
     ``host``: the address that other nodes reach this one by. ``zygote``: the socket of one that serves
-    several agents, or ``None`` to start an own one. The store's endpoints come from the environment
-    (``TLAUNCH_ETCD...``).
+    several agents, or ``None`` to start an own one. ``lifeline``: the read end of the starter's lifeline. The store's
+    endpoints come from the environment (``TLAUNCH_ETCD...``).
     """
 
     job: str
@@ -27,6 +27,7 @@ class AgentConfig:
     zygote: str | None
     start: Literal["fork", "fresh"]
     policy: str | None
+    lifeline: int | None
     module: bool
     argv: tuple[str, ...]
 
@@ -44,6 +45,7 @@ class AgentConfig:
             "--zygote": self.zygote,
             "--start": self.start,
             "--policy": self.policy,
+            "--lifeline-fd": None if self.lifeline is None else str(self.lifeline),
         }
         options = [f"{flag}={value}" for flag, value in pairs.items() if value is not None]
         return [*options, *(["-m"] if self.module else []), "--", *self.argv]
@@ -63,6 +65,7 @@ class AgentConfig:
         parser.add_argument("--zygote")
         parser.add_argument("--start", choices=("fork", "fresh"), default="fork")
         parser.add_argument("--policy")
+        parser.add_argument("--lifeline-fd", dest="lifeline", type=int)
         parser.add_argument("-m", dest="module", action="store_true")
         parser.add_argument("argv", nargs="+")
         given = parser.parse_args(argv)
@@ -74,6 +77,7 @@ class AgentConfig:
             zygote=given.zygote,
             start=cast("Literal['fork', 'fresh']", given.start),
             policy=given.policy,
+            lifeline=given.lifeline,
             module=given.module,
             argv=tuple(given.argv),
         )

@@ -215,6 +215,8 @@ class Slots:
         if self._running.get(running.seat.index) is running:
             del self._running[running.seat.index]
         self._output.finish(running.seat.rank)
+        if running.process.note:
+            log.warning("rank %d: %s", running.seat.rank, running.process.note)
         if not running.yielding:
             self._exits[running.seat.rank] = Exit(ended.code, ended.signal, ended.message, ended.traceback, time.time())
             self._changed()

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+import logging
+import os
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
-from tlaunch.launcher.control.spawn import Zygote
+from tlaunch.launcher.control.spawn import SpawnError, Zygote
 from tlaunch.launcher.control.timing import Timing
 from tlaunch.launcher.control.zygote_start import start_zygote, zygote_env
 from tlaunch.launcher.process.lifeline import Lifeline
 from tlaunch.launcher.process.scratch import Scratch
+
+log = logging.getLogger(__name__)
+
+YOUNG = 10.0
+"""Seconds. A zygote that does not live longer has not come through its imports."""
 
 SCRATCH = "tlaunch-zygote-"
 
@@ -30,16 +39,56 @@ def base_environment(env: Mapping[str, str], slots: int) -> dict[str, str]:
 
 
 @contextlib.asynccontextmanager
-async def zygote_process(socket_path: str, env: Mapping[str, str], log_path: Path) -> AsyncIterator[None]:
-    """Run a zygote for as long as the context lasts. Its workers live on without it."""
+async def zygote_process(
+    socket_path: str, env: Mapping[str, str], log_path: Path, tell: Callable[[str], None]
+) -> AsyncIterator[None]:
+    """Run a zygote for as long as the context lasts, and another one when it dies; workers live on without theirs.
+
+    One that dies young would die again, and is not replaced. ``tell`` is told of every death.
+    """
     log_path.parent.mkdir(parents=True, exist_ok=True)
-    lifeline = Lifeline()
-    process = start_zygote(socket_path, env=env, log_path=str(log_path), lifeline=lifeline)
+    keeping = asyncio.create_task(_keep(socket_path, env, log_path, tell))
     try:
+        await asyncio.sleep(0)  # so that the socket is there
+        if keeping.done():
+            keeping.result()
         yield
     finally:
-        lifeline.close()
-        await asyncio.to_thread(process.wait)
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+
+
+async def _keep(socket_path: str, env: Mapping[str, str], log_path: Path, tell: Callable[[str], None]) -> None:
+    age = YOUNG
+    while age >= YOUNG:
+        started = time.monotonic()
+        with Lifeline() as lifeline:
+            process = start_zygote(socket_path, env=env, log_path=str(log_path), lifeline=lifeline)
+            try:
+                code = await _end_of(process)
+            finally:
+                lifeline.close()
+                process.wait()  # killed by the line before, so it takes a moment only
+        age = time.monotonic() - started
+        tell(f"the zygote has ended with exit code {code}: {_last_line(log_path)}")
+
+
+async def _end_of(process: subprocess.Popen[bytes]) -> int:
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    pidfd = os.pidfd_open(process.pid)
+    loop.add_reader(pidfd, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
+    return process.wait()
+
+
+def _last_line(path: Path) -> str:
+    lines = path.read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it said nothing"
 
 
 class ZygoteSource:
@@ -60,8 +109,19 @@ class ZygoteSource:
             if self._zygote is None or not self._zygote.connected:
                 await self._own.aclose()
                 socket = self._socket or await self._start()
-                self._zygote = await Zygote.connect(socket, timeout=self._timing.warm)
+                self._zygote = await self._connect(socket)
             return self._zygote
+
+    async def _connect(self, socket: str) -> Zygote:
+        """Connect; where a zygote has just died, its successor gets a moment to listen."""
+        deadline = time.monotonic() + self._timing.request
+        while True:
+            try:
+                return await Zygote.connect(socket, timeout=self._timing.warm)
+            except SpawnError:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(self._timing.retry)
 
     async def close(self) -> None:
         """End the connection, with every process that came from it, and an own zygote too."""
@@ -73,5 +133,5 @@ class ZygoteSource:
         scratch = Scratch(SCRATCH)
         self._own.callback(scratch.remove)
         socket = str(scratch.path / "zygote")
-        await self._own.enter_async_context(zygote_process(socket, self._env, self._log))
+        await self._own.enter_async_context(zygote_process(socket, self._env, self._log, log.error))
         return socket

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tlaunch.launcher.control.config import AgentConfig
@@ -53,11 +53,12 @@ class AgentProcess:
 
     async def start(self) -> None:
         self.log.parent.mkdir(parents=True, exist_ok=True)
+        command = replace(self.config, lifeline=self._lifeline.read_fd).command()
         with self.log.open("ab") as log:
             # -P: a logging.py in the user's working directory must not take the place of the standard library's.
             # faulthandler: should a library abort the process, the agent's log says where.
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-X", "faulthandler", "-m", "tlaunch.launcher.control", *self.config.command()),
+                *(sys.executable, "-P", "-X", "faulthandler", "-m", "tlaunch.launcher.control", *command),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,

@@ -87,7 +87,9 @@ class _LocalRun:
             scratch = Scratch(SCRATCH)
             stack.callback(scratch.remove)
             zygote = str(scratch.path / "zygote")
-            await stack.enter_async_context(zygote_process(zygote, env, request.log_dir / "zygote.log"))
+            await stack.enter_async_context(
+                zygote_process(zygote, env, request.log_dir / "zygote.log", self._view.notice)
+            )
             endpoints = request.endpoints
             if endpoints is None:
                 etcd = await stack.enter_async_context(EmbeddedEtcd(request.log_dir))
@@ -118,6 +120,7 @@ class _LocalRun:
             zygote=zygote,
             start=request.start,
             policy=request.policy,
+            lifeline=None,
             module=request.module,
             argv=request.argv,
         )

@@ -33,19 +33,18 @@ class Candidate:
         self.store = store
         self.member = Membership(store, KEYS, Registration(Node(name, 1), "host", 1, name, "127.0.0.1:1"), TIMING)
         self.terms: asyncio.Queue[Fence] = asyncio.Queue()
-        self.leading = False
+        self.resigned = asyncio.Event()
 
     async def run(self) -> None:
         await self.member.join()
         await campaign(self.store, KEYS, self.member, TIMING, self.lead)
 
     async def lead(self, fence: Fence) -> None:
-        self.leading = True
         try:
             await self.terms.put(fence)
             await asyncio.Event().wait()
         finally:
-            self.leading = False
+            self.resigned.set()
 
 
 @contextlib.asynccontextmanager
@@ -68,8 +67,7 @@ async def test_another_takes_over_when_the_lease_of_the_first_is_lost() -> None:
         store.expire((await one.member.lease()).id)
         second = await two.terms.get()
         assert second.create_revision > first.create_revision
-        while one.leading:
-            await asyncio.sleep(0)
+        await one.resigned.wait()
 
 
 async def test_a_deposed_controller_cannot_commit() -> None:

@@ -12,6 +12,7 @@ from tlaunch.launcher.control.membership import Membership, NodeTaken
 from tlaunch.launcher.control.records import Registration
 from tlaunch.launcher.control.timing import Timing
 from tlaunch.launcher.store.memory import MemoryStore
+from tlaunch.launcher.store.mirror import Mirror
 from tlaunch.topology.model import Node
 
 KEYS = Keys("job")
@@ -54,10 +55,10 @@ async def test_a_lost_lease_leads_to_a_new_registration() -> None:
     old = await member.lease()
     keeping = asyncio.create_task(member.keep())
     store.expire(old.id)
-    assert await store.get(KEYS.agent("node-00")) is None
-    async with asyncio.timeout(5):
-        while await store.get(KEYS.agent("node-00")) is None:
-            await asyncio.sleep(0)
+    async with asyncio.timeout(5), Mirror(store, KEYS.agents) as mirror:
+        assert not mirror.items
+        await mirror.changed(None)
+        assert mirror.items
     assert (await member.lease()).id != old.id
     keeping.cancel()
     with contextlib.suppress(asyncio.CancelledError):
