@@ -34,7 +34,9 @@ async def test_a_zygote_that_dies_is_replaced_and_its_standbys_live_on(
         source = ZygoteSource(socket, ENV, tmp_path / "unused", Timing())
         first = await source.get()
         standby = await first.standby()
-        psutil.Process(standby.pid).parent().kill()
+        zygote = psutil.Process(standby.pid).parent()
+        assert zygote is not None
+        zygote.kill()
         await first.lost.wait()
         second = await source.get()
         assert second is not first
