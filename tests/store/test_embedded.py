@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import select
 import signal
@@ -217,6 +218,8 @@ def killed_starter(tmp_path: Path) -> None:
             starter.send_signal(signal.SIGKILL)
             assert select.select([etcd], [], [], DEADLINE)[0], "etcd has outlived its starter"
         finally:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(etcd, signal.SIGKILL)
             os.close(etcd)
 
 

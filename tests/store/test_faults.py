@@ -262,6 +262,18 @@ async def test_a_leader_change_disturbs_no_watch(members: Members, store: EtcdSt
     await lease.revoke()
 
 
+async def test_a_read_that_meets_a_stopped_member_is_answered_by_another(
+    members: Members, store: EtcdStore, prefix: str
+) -> None:
+    victim = members.at(store.member)
+    members.move_leader(members.others(victim)[0])
+    victim.stop()
+    began = time.monotonic()
+    assert await store.get(prefix + "k", timeout=20.0) is None
+    assert time.monotonic() - began < 3.0
+    assert store.member != victim.host
+
+
 async def test_a_write_that_meets_a_stopping_member_is_unknown(members: Members, store: EtcdStore, prefix: str) -> None:
     victim = members.at(store.member)
     await store.put(prefix + "before", b"")  # so that the member has proven to be alive

@@ -11,7 +11,7 @@ import pytest
 
 from tests.store.conftest import World
 from tlaunch.launcher.store import MemoryStore, Mirror
-from tlaunch.launcher.store.protocol import Changes, Listing, StoreRefused, StoreUnavailable, WatchBroken
+from tlaunch.launcher.store.protocol import Changes, Compacted, Listing, StoreRefused, StoreUnavailable, WatchBroken
 
 WITHIN = 10.0
 
@@ -122,7 +122,7 @@ async def test_keys_deleted_behind_a_broken_watch_vanish() -> None:
         assert store.lists >= 2
 
 
-@pytest.mark.parametrize("error", [WatchBroken("for the test"), StoreUnavailable("for the test")])
+@pytest.mark.parametrize("error", [WatchBroken("for the test"), StoreUnavailable("for the test"), Compacted(7)])
 async def test_it_lists_again_when_the_watch_ends(error: Exception) -> None:
     store = Watched()
     async with Mirror(store, "a/") as mirror:
