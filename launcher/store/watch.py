@@ -98,8 +98,8 @@ class _Stream:
             await asyncio.gather(self._reading, return_exceptions=True)
 
     def _create_request(self) -> Message:
-        # Including the known revision, which is then skipped: etcd before 3.5.19 forgets a deletion at exactly the
-        # revision of a compaction, so a watch that begins there could miss it.
+        # Including the known revision, which is then skipped: older etcd forgets a deletion at exactly the revision of a
+        # compaction (etcd issue 19179), so a watch that begins there could miss it.
         start = max(1, self._revision)
         return pb.WatchCreateRequest(**key_range(self._prefix, prefix=True), start_revision=start)
 
@@ -146,7 +146,7 @@ class _Stream:
             return None
         self._contact, self._asked = self._asked, None
         self._member.proven = max(self._member.proven, self._contact)
-        # Not the revision that the message names: before 3.5.8 etcd may name one whose changes are still to come.
+        # Not the revision that the message names: the changes up to there may be still to come (etcd issue 15220).
         return Changes((), self._revision, self._contact)
 
     def _changes(self, message: Message) -> Changes | None:
