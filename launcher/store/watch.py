@@ -98,8 +98,8 @@ class _Stream:
             await asyncio.gather(self._reading, return_exceptions=True)
 
     def _create_request(self) -> Message:
-        # Including the known revision, which is then skipped: older etcd forgets a deletion at exactly the revision of a
-        # compaction (etcd issue 19179), so a watch that begins there could miss it.
+        # Including the known revision, which is then skipped: older etcd forgets a deletion at exactly the revision of
+        # a compaction (etcd issue 19179), so a watch that begins there could miss it.
         start = max(1, self._revision)
         return pb.WatchCreateRequest(**key_range(self._prefix, prefix=True), start_revision=start)
 
