@@ -215,7 +215,9 @@ class Session:
         try:
             await self.once(member, lambda m: m.maintenance.Status, pb.StatusRequest(), ATTEMPT)
         except RpcError as error:
-            return outcome(error) not in {Outcome.NOT_DONE, Outcome.UNKNOWN}
+            # Where there is only one to ask, giving up on a machine that is merely busy would gain nothing.
+            result = outcome(error)
+            return result is not Outcome.NOT_DONE and (result is not Outcome.UNKNOWN or len(self.cluster) == 1)
         return member.term == term
 
     async def _prove(self, member: Member, patience: float) -> None:
