@@ -173,6 +173,8 @@ class Session:
             await self.log_in(member, None, patience)
         if not sending.repeatable:
             await self._prove(member, patience)
+            if sending.left <= 0:
+                raise NotDone("no time left")
         for again in (True, False):
             token = self._token
             try:
