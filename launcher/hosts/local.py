@@ -54,6 +54,7 @@ class _LocalRun:
             request.machine,
             self._agents,
             patience=self._timing.stop_grace + self._timing.request,
+            request=self._timing.request,
         )
 
     async def run(self) -> int:

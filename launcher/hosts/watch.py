@@ -16,7 +16,7 @@ from tlaunch.launcher.core.codec import encode
 from tlaunch.launcher.core.plan import Result
 from tlaunch.launcher.hosts.agents import AgentProcess
 from tlaunch.launcher.observe.follow import Follower
-from tlaunch.launcher.observe.jobview import JobView, read
+from tlaunch.launcher.observe.jobview import JobView, from_listing, read
 from tlaunch.launcher.observe.view import View
 from tlaunch.launcher.store.mirror import Mirror
 from tlaunch.launcher.store.protocol import Store, StoreError
@@ -36,6 +36,7 @@ class Watch:
     """One job under watch. ``wake`` is set by whoever has news: the mirror, an agent's end, a signal.
 
     ``patience``: seconds that a stop which was asked for may take before the launcher goes on without an answer.
+    ``request``: seconds that one request to the store may take.
     ``agents_know``: the store has told them of the result, so that they end by themselves.
     """
 
@@ -43,6 +44,7 @@ class Watch:
     machine: Machine
     agents: Sequence[AgentProcess]
     patience: float
+    request: float
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     signal: signal.Signals | None = None
     agents_know: bool = False
@@ -62,6 +64,8 @@ class Watch:
                 while True:
                     self.wake.clear()
                     job = read(reader, self.machine)
+                    if self._deserted(job):
+                        job = await self._latest(store) or job
                     follower.look(job)
                     result = self._result(job, follower.view)
                     if result is not None:
@@ -78,6 +82,23 @@ class Watch:
         while True:
             await mirror.changed(None)
             self.wake.set()
+
+    def _deserted(self, job: JobView) -> bool:
+        """Whether the job, as far as the mirror knows, has lost the agents that it cannot do without."""
+        ended = [agent.code is not None for agent in self.agents]
+        return job.result is None and (all(ended) or (job.plan is None and any(ended)))
+
+    async def _latest(self, store: Store) -> JobView | None:
+        """Read the job from the store itself; ``None`` when that cannot be done in time.
+
+        An agent's end and the result that it ended for come by different ways. The result may be the later one, for
+        example when the launcher was stopped (Ctrl-Z) while the job ended.
+        """
+        try:
+            listing = await store.list(self.keys.root, timeout=self.request)
+        except StoreError:
+            return None
+        return from_listing(self.keys.job, listing.items, self.machine)
 
     def _result(self, job: JobView, view: View) -> Result | None:
         if job.result is not None:

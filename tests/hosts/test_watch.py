@@ -1,0 +1,98 @@
+"""The launcher's watch over a job, told by the store and by its agents."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+
+from tests.hosts.agents import Told, start_agents
+from tests.observe.jobs import END, KEYS, MACHINE, START, fill
+from tlaunch.launcher.core.codec import encode
+from tlaunch.launcher.core.plan import Result
+from tlaunch.launcher.hosts.watch import AgentFailed, Watch
+from tlaunch.launcher.observe.events import EventLog
+from tlaunch.launcher.observe.follow import Follower
+from tlaunch.launcher.store.memory import MemoryStore
+from tlaunch.launcher.store.protocol import Changes
+
+
+class Behind(MemoryStore):
+    """A store whose watches bring nothing, as long as a test takes: what they would bring is still under way."""
+
+    async def watch(self, prefix: str, revision: int) -> AsyncGenerator[Changes, None]:
+        yield Changes((), revision, time.monotonic())
+        await asyncio.Event().wait()
+
+
+async def watched(
+    store: MemoryStore, script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: Told
+) -> tuple[Watch, asyncio.Task[Result]]:
+    """Start a watch over agents that run ``script`` once it has looked, and wait until all of them have ended."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    held = os.open(gate, os.O_RDWR)
+    ended = asyncio.Semaphore(0)
+    agents = await start_agents(
+        f"read _ < {gate}; {script}", MACHINE, tmp_path, monkeypatch, view=told, ended=ended.release
+    )
+    watch = Watch(KEYS, MACHINE, agents, patience=1, request=1)
+
+    async def run() -> Result:
+        with EventLog(tmp_path) as log:
+            return await watch.run(store, Follower(told, log))
+
+    running = asyncio.create_task(run())
+    await told.looked.wait()
+    os.write(held, b"\n" * len(agents))  # a line each
+    for _ in agents:
+        await ended.acquire()
+    os.close(held)
+    for agent in agents:
+        await agent.finish(10)
+    return watch, running
+
+
+async def test_agents_that_ended_for_a_result_are_not_taken_for_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Behind()
+    await fill(store, START)
+    told = Told()
+    watch, running = await watched(store, "exit 0", tmp_path, monkeypatch, told)
+    await store.put(KEYS.plan(END.generation), encode(END))
+    watch.wake.set()
+    assert await running == END.result
+    assert watch.agents_know
+    assert told.generations == [START.generation, END.generation]
+    assert told.notices == []
+
+
+async def test_a_plan_that_is_under_way_makes_an_ended_agent_a_lost_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Behind()
+    await fill(store)
+    watch, running = await watched(store, "exit 3", tmp_path, monkeypatch, Told())
+    await store.put(KEYS.plan(START.generation), encode(START))
+    watch.wake.set()
+    assert "every agent has ended before the job had a result" in (await running).reason
+
+
+@pytest.mark.parametrize("reachable", [True, False])
+async def test_agents_that_end_before_there_is_a_plan_are_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reachable: bool
+) -> None:
+    store = Behind()
+    await fill(store)
+    watch, running = await watched(store, "echo no torch here >&2; exit 3", tmp_path, monkeypatch, Told())
+    if not reachable:
+        store.outage()
+    watch.wake.set()
+    with pytest.raises(AgentFailed, match=r"^node-0: no torch here$") as failure:
+        await running
+    assert failure.value.exit_code == 3
