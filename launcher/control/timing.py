@@ -14,6 +14,7 @@ from tlaunch.errors import InputError
 class Timing:
     """``lease``: a node that has not been heard of for this long is lost. ``request``: one request to the store.
 
+    ``gap``: contact with the store is broken when two proofs of it are further apart; it is proven every second.
     ``probe``: one direct question to an agent. ``retry``: pause before a failed request is tried again.
     ``yield_grace``: what a worker gets between SIGTERM and SIGKILL when its generation is over; its state is lost
     anyway, so this only lets it say goodbye. ``stop_grace``: the same when the job ends. ``reap``: until a killed
@@ -21,6 +22,7 @@ class Timing:
     """
 
     lease: float = 4.0
+    gap: float = 2.0
     request: float = 2.0
     probe: float = 1.0
     retry: float = 0.2
@@ -37,3 +39,9 @@ class Timing:
             )
         if self.lease < 2:
             raise InputError(f"timing: a lease of {self.lease} s is shorter than the 2 s that etcd grants at least")
+        # A lease is renewed every third of its time, so that a stall of two thirds may end it at the server. Contact
+        # must count as broken by then: otherwise healthy nodes look lost to a controller that was never away.
+        if not self.gap < self.lease * 2 / 3:
+            raise InputError(
+                f"timing: expected a gap shorter than two thirds of the lease, got {self.gap} of {self.lease} s"
+            )
