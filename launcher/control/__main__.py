@@ -12,7 +12,7 @@ from tlaunch.errors import InputError, TlaunchError
 from tlaunch.launcher.control.agent import Agent
 from tlaunch.launcher.control.config import AgentConfig
 from tlaunch.launcher.control.layout import Keys
-from tlaunch.launcher.control.output import Output, standard_output
+from tlaunch.launcher.control.output import Output, claim_standard_output, open_stream
 from tlaunch.launcher.control.policies import load_policy
 from tlaunch.launcher.core.codec import decode
 from tlaunch.launcher.core.spec import JobSpec
@@ -32,16 +32,13 @@ def main() -> int:
         format=f"%(asctime)s {config.node.name} %(levelname)s %(message)s",
     )
     try:
-        return asyncio.run(_run(config))
+        return asyncio.run(_run(config, claim_standard_output()))
     except TlaunchError as error:
         logging.error("%s", error)  # noqa: LOG015, TRY400  # the one clear line, for the launcher to show
         return error.exit_code
 
 
-async def _run(config: AgentConfig) -> int:
-    task = asyncio.current_task()
-    assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+async def _run(config: AgentConfig, stdout: int) -> int:
     endpoints = Endpoints.given(env=os.environ)
     if endpoints is None:
         raise InputError("no store: expected TLAUNCH_ETCD in the agent's environment")
@@ -53,11 +50,17 @@ async def _run(config: AgentConfig) -> int:
             raise StoreError(
                 f"job {config.job} does not exist in the store: expected its launcher to have written {keys.spec}"
             )
-        output = Output(await standard_output())
+        output = Output(await open_stream(stdout))
         agent = Agent(config, store, decode(JobSpec, kv.value, keys.spec), load_policy(config.policy), output)
-        await agent.run()
-    except asyncio.CancelledError:
-        return 128 + signal.SIGTERM
+        taking_part = asyncio.create_task(agent.take_part())
+        # Once the end has begun, SIGTERM changes nothing any more.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, taking_part.cancel)
+        try:
+            await taking_part
+        except asyncio.CancelledError:
+            return 128 + signal.SIGTERM
+        finally:
+            await agent.end()
     finally:
         await store.close()
     return 0

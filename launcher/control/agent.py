@@ -8,9 +8,8 @@ import os
 import signal
 import socket
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn
 
 from tlaunch.errors import TlaunchError
 from tlaunch.launcher.control.commands import obey
@@ -18,13 +17,17 @@ from tlaunch.launcher.control.commit import Ledger
 from tlaunch.launcher.control.config import AgentConfig
 from tlaunch.launcher.control.controller import Controller
 from tlaunch.launcher.control.election import Fence, campaign
+from tlaunch.launcher.control.insist import OwnKey, insist
 from tlaunch.launcher.control.layout import Keys
 from tlaunch.launcher.control.meeting import Meeting, find_meeting, open_meeting
 from tlaunch.launcher.control.membership import Membership
 from tlaunch.launcher.control.output import Output
 from tlaunch.launcher.control.probe import Listener
+from tlaunch.launcher.control.program import Program
 from tlaunch.launcher.control.records import Ack, Registration, Rendezvous
-from tlaunch.launcher.control.slots import Program, Slots
+from tlaunch.launcher.control.slots import Slots
+from tlaunch.launcher.control.spawn import SpawnError
+from tlaunch.launcher.control.tasks import changed, interrupt, until_first
 from tlaunch.launcher.control.timing import Timing
 from tlaunch.launcher.control.zygotes import ZygoteSource, base_environment
 from tlaunch.launcher.core.assign import Assignment, Generation
@@ -33,19 +36,17 @@ from tlaunch.launcher.core.policy import Policy
 from tlaunch.launcher.core.spec import JobSpec
 from tlaunch.launcher.store.endpoints import VARIABLES
 from tlaunch.launcher.store.mirror import Mirror
-from tlaunch.launcher.store.protocol import Get, Store, StoreError, StoreRefused
+from tlaunch.launcher.store.protocol import Get, Store
 from tlaunch.topology.discover.nvml import gpu_count
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 FINAL_OUTPUT = 2.0
 """Seconds to hand over what ranks have printed, when the job is over."""
 
 
 class Agent:
-    """One node of one job. ``run`` returns when the job has a result."""
+    """One node of one job: ``take_part``, and however that ends, ``end``."""
 
     def __init__(self, config: AgentConfig, store: Store, spec: JobSpec, policy: Policy, output: Output) -> None:
         self._config = config
@@ -55,10 +56,12 @@ class Agent:
         self._output = output
         self._timing = Timing()
         self._keys = Keys(config.job)
-        env = _worker_base(config)
+        env = self._env = _worker_base(config)
         log_file = config.log_dir / "agents" / f"{config.node.name}.zygote.log"
         self._zygotes = ZygoteSource(config.zygote, env, log_file, self._timing)
         self._report_due = asyncio.Event()
+        self._report = OwnKey(store, self._keys.report(config.node.name), self._timing.retry)
+        self._ack = OwnKey(store, self._keys.ack(config.node.name), self._timing.retry)
         program = Program(
             job=config.job,
             argv=config.argv,
@@ -74,10 +77,11 @@ class Agent:
         )
         self._listener = Listener(uuid.uuid4().hex)
         self._membership: Membership | None = None
+        self._meetings = Mirror(store, self._keys.meetings)
         self._meeting: Meeting | None = None
 
-    async def run(self) -> None:
-        """Take part until the job has a result, or until cancelled; then end every process of this node.
+    async def take_part(self) -> None:
+        """Take part until the job has a result.
 
         The node registers once its standbys are warm: what a plan asks of it is then a matter of moments.
         """
@@ -89,25 +93,33 @@ class Agent:
             incarnation=self._listener.incarnation,
             address=address,
         )
-        membership = Membership(self._store, self._keys, registration, self._timing)
-        try:
-            await self._slots.warm(None)
-            await membership.join()
-            async with Mirror(self._store, self._keys.generation, gap=self._timing.lease) as head:
-                await _until_first(
-                    self._follow(head, membership),
-                    membership.keep(),
-                    campaign(self._store, self._keys, membership, self._timing, lambda fence: self._lead(fence, head)),
-                    obey(self._store, self._keys, self._config.node.name, self._slots),
-                    self._report(),
-                    self._output.run(),
-                )
-        finally:
-            await self._slots.stop(self._timing.stop_grace)
-            await self._output.drain(FINAL_OUTPUT)
-            await membership.leave()
-            await self._zygotes.close()
-            await self._listener.close()
+        await self._slots.warm(None)
+        # What an agent of this name may have reported before us concerns nobody any more.
+        await self._report.put(encode(self._slots.report))
+        membership = self._membership = Membership(self._store, self._keys, registration, self._timing)
+        await membership.join()
+        async with (
+            Mirror(self._store, self._keys.generation, gap=self._timing.gap) as head,
+            self._meetings,
+        ):
+            await until_first(
+                self._follow(head, membership),
+                membership.keep(),
+                campaign(self._store, self._keys, membership, self._timing, lambda fence: self._lead(fence, head)),
+                obey(self._store, self._keys, self._config.node.name, self._slots, self._timing.retry),
+                self._keep_reporting(),
+                self._output.run(),
+            )
+
+    async def end(self) -> None:
+        """End every process of this node, hand over what they have printed, and leave the job."""
+        self._close_meeting()
+        await self._slots.stop(self._timing.stop_grace)
+        await self._output.drain(FINAL_OUTPUT)
+        if self._membership is not None:
+            await self._membership.leave()
+        await self._zygotes.close()
+        await self._listener.close()
 
     async def _lead(self, fence: Fence, head: Mirror) -> None:
         log.info("node %s is the controller", self._config.node.name)
@@ -127,25 +139,26 @@ class Agent:
         try:
             while True:
                 generation, assignment = await self._read(membership)
-                if generation is not None and assignment is not None and generation.number > applied:
-                    await _interrupt(applying)
+                # Where many nodes change, assignments are written before the plan that they belong to is committed.
+                if generation and assignment and assignment.generation <= generation.number > applied:
+                    await interrupt(applying)
                     if generation.result is not None:
                         return
                     applying = asyncio.create_task(self._apply(generation, assignment))
                     applied = generation.number
-                await _changed(head, applying)
+                await changed(head, applying)
         finally:
-            await _interrupt(applying)
+            await interrupt(applying)
 
     async def _read(self, membership: Membership) -> tuple[Generation | None, Assignment | None]:
         """Read the head of the plan and our own part of it, as of one revision."""
         own = self._keys.agent(self._config.node.name)
         keys = (self._keys.generation, self._keys.assign(self._config.node.name), own)
-        result = await self._insist(lambda: self._store.txn([], [Get(key) for key in keys]))
+        result = await insist(lambda: self._store.txn([], [Get(key) for key in keys]), self._timing.retry)
         heads, assigned, registered = result.reads
         if not registered:
             # Struck off by a controller that could not reach us; if the plan has moved our ranks, we are a spare again.
-            await self._insist(membership.renew)
+            await insist(membership.renew, self._timing.retry)
         head = decode(Generation, heads[0].value, keys[0]) if heads else None
         assignment = decode(Assignment, assigned[0].value, keys[1]) if assigned else None
         if head is not None and assignment is None:
@@ -156,31 +169,41 @@ class Agent:
         try:
             await self._slots.yield_stale(head, assignment)
             self._close_meeting()
-            starting = self._slots.to_start(assignment)
-            if starting:
-                place = await self._meet(head, hosting=any(seat.rank == 0 for seat in starting))
-                await self._slots.start(head, assignment, place)
+            await self._start(head, assignment)
             if assignment.generation == head.number:
-                ack = encode(Ack(head.number))
-                await self._insist(lambda: self._store.put(self._keys.ack(self._config.node.name), ack))
+                await self._ack.put(encode(Ack(head.number)))
             await self._slots.warm(assignment)
         except TlaunchError:
             # No ack goes out, and the controller's deadline for it is the next step.
             log.exception("generation %d could not be applied", head.number)
 
-    async def _meet(self, head: Generation, *, hosting: bool) -> Rendezvous:
-        """Return where the ranks of this generation meet; open it when rank 0 is ours."""
-        if not hosting:
+    async def _start(self, head: Generation, assignment: Assignment) -> None:
+        starting = self._slots.to_start(assignment)
+        if any(seat.rank == 0 for seat in starting):
+            try:
+                place = await self._open_meeting(head)
+            except (SpawnError, OSError) as error:
+                self._slots.give_up(starting, error)
+                return
+        elif starting:
             # As long as the controller waits for rank 0's node; what it does then is a new generation.
-            return await find_meeting(
-                self._store, self._keys, head.number, timeout=self._spec.ack_timeout, retry=self._timing.retry
-            )
+            place = await find_meeting(self._meetings, self._keys, head.number, self._spec.ack_timeout)
+        else:
+            return
+        await self._slots.start(head, assignment, place)
+        if self._meeting is not None and self._meeting.process.ended.done():
+            self._slots.kill(0)
+
+    async def _open_meeting(self, head: Generation) -> Rendezvous:
+        """Open and publish where the ranks of this generation meet."""
         log_file = self._config.log_dir / f"generation-{head.number}" / "rendezvous.log"
         log_file.parent.mkdir(parents=True, exist_ok=True)
-        self._meeting = await open_meeting(await self._zygotes.get(), self._config.host, str(log_file))
+        zygote = await self._zygotes.get()
+        self._meeting = await open_meeting(zygote, self._config.host, self._env, str(log_file))
         place = self._meeting.place
         self._meeting.process.ended.add_done_callback(lambda _: self._on_meeting_over(place))
-        await self._insist(lambda: self._store.put(self._keys.rendezvous(head.number), encode(place)))
+        key = self._keys.rendezvous(head.number)
+        await insist(lambda: self._store.put(key, encode(place)), self._timing.retry)
         return place
 
     def _on_meeting_over(self, place: Rendezvous) -> None:
@@ -194,56 +217,12 @@ class Agent:
         if meeting is not None:
             meeting.process.kill(signal.SIGKILL)
 
-    async def _report(self) -> NoReturn:
+    async def _keep_reporting(self) -> NoReturn:
         """Write our report anew whenever it has changed."""
-        key = self._keys.report(self._config.node.name)
         while True:
             await self._report_due.wait()
             self._report_due.clear()
-            await self._insist(lambda: self._store.put(key, encode(self._slots.report)))
-
-    async def _insist(self, request: Callable[[], Awaitable[T]]) -> T:
-        """Repeat an idempotent request until the store answers: an outage freezes the plan, and ends nothing."""
-        while True:
-            try:
-                return await request()
-            except StoreRefused:
-                raise
-            except StoreError as error:
-                log.warning("%s", error)
-                await asyncio.sleep(self._timing.retry)
-
-
-async def _until_first(main: Coroutine[Any, Any, None], *others: Coroutine[Any, Any, None]) -> None:
-    """Run all until ``main`` ends or any of them fails; then cancel the rest and raise the first failure."""
-    tasks = [asyncio.ensure_future(part) for part in (main, *others)]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    for task in done:
-        task.result()
-
-
-async def _changed(mirror: Mirror, beside: asyncio.Task[None] | None) -> None:
-    """Wait for news; should the task beside fail meanwhile, raise what it failed with."""
-    news = asyncio.ensure_future(mirror.changed(None))
-    try:
-        if beside is not None:
-            await asyncio.wait([news, beside], return_when=asyncio.FIRST_COMPLETED)
-            if beside.done():
-                beside.result()
-        await news
-    finally:
-        news.cancel()
-
-
-async def _interrupt(task: asyncio.Task[None] | None) -> None:
-    if task is not None:
-        task.cancel()
-        await asyncio.wait([task])
+            await self._report.put(encode(self._slots.report))
 
 
 def _worker_base(config: AgentConfig) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
@@ -10,22 +11,29 @@ from typing import NoReturn
 from tlaunch.launcher.control.layout import Keys
 from tlaunch.launcher.control.records import FailSlot, KillNode, KillRank, NodeCommand
 from tlaunch.launcher.control.slots import Slots
-from tlaunch.launcher.core.codec import decode
+from tlaunch.launcher.core.codec import CodecError, decode
 from tlaunch.launcher.store.mirror import Mirror
-from tlaunch.launcher.store.protocol import Compare, Delete, Store
+from tlaunch.launcher.store.protocol import Compare, Delete, Store, StoreError, StoreRefused
 
 log = logging.getLogger(__name__)
 
 
-async def obey(store: Store, keys: Keys, node: str, slots: Slots) -> NoReturn:
+async def obey(store: Store, keys: Keys, node: str, slots: Slots, retry: float) -> NoReturn:
     """Carry out the commands for this node, for ever. Each is deleted before it is done, so that none is done twice."""
-    async with Mirror(store, keys.node_commands(node)) as mirror:
-        while True:
-            for key, kv in sorted(mirror.items.items()):
-                taken = await store.txn([Compare(key, mod_revision=kv.mod_revision)], [Delete(key)])
-                if taken.succeeded:
-                    _do(decode(NodeCommand, kv.value, key), slots)
-            await mirror.changed(None)
+    while True:
+        try:
+            async with Mirror(store, keys.node_commands(node)) as mirror:
+                while True:
+                    for kv in sorted(mirror.items.values(), key=lambda kv: kv.mod_revision):
+                        taken = await store.txn([Compare(kv.key, mod_revision=kv.mod_revision)], [Delete(kv.key)])
+                        if taken.succeeded:
+                            _do(decode(NodeCommand, kv.value, kv.key), slots)
+                    await mirror.changed(None)
+        except StoreRefused:
+            raise
+        except (StoreError, CodecError) as error:
+            log.warning("%s", error)
+            await asyncio.sleep(retry)
 
 
 def _do(command: NodeCommand, slots: Slots) -> None:

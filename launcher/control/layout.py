@@ -96,8 +96,12 @@ class Keys:
     def assign(self, node: str) -> str:
         return self.assigns + node
 
+    @property
+    def meetings(self) -> str:
+        return self.root + "rendezvous/"
+
     def rendezvous(self, generation: int) -> str:
-        return f"{self.root}rendezvous/{generation:08d}"
+        return f"{self.meetings}{generation:08d}"
 
     def ack(self, node: str) -> str:
         return self.acks + node

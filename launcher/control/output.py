@@ -64,24 +64,25 @@ class Output:
                 file.last = True
 
     async def run(self) -> None:
-        """Copy until cancelled."""
+        """Copy until cancelled; ``drain`` does the rest."""
+        while True:
+            if not await self._copy():
+                await asyncio.sleep(PAUSE)
+
+    async def drain(self, timeout: float) -> None:
+        """Copy what is left, now that nothing is written any more, for ``timeout`` seconds at most."""
+        for file in self._files:
+            file.last = True
         try:
-            while True:
-                if not await self._copy():
-                    await asyncio.sleep(PAUSE)
+            async with asyncio.timeout(timeout):
+                while self._files:
+                    await self._copy()
+        except (TimeoutError, ConnectionError):
+            pass  # The reader has stalled or gone; the files hold everything.
         finally:
             for file in self._files:
                 os.close(file.fd)
             self._files.clear()
-
-    async def drain(self, timeout: float) -> None:
-        """Copy what is left of finished files, for ``timeout`` seconds at most."""
-        try:
-            async with asyncio.timeout(timeout):
-                while await self._copy():
-                    pass
-        except TimeoutError:
-            pass  # The reader has stalled; the files hold everything.
 
     async def _copy(self) -> bool:
         """Copy one chunk of each file; false when there was nothing anywhere."""
@@ -101,10 +102,17 @@ class Output:
         return busy
 
 
-async def standard_output() -> asyncio.StreamWriter:
-    """Return standard output as a stream that never blocks the event loop."""
+def claim_standard_output() -> int:
+    """Take standard output for ourselves: what else is printed in this process, say by a policy, joins the log."""
+    ours = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    return ours
+
+
+async def open_stream(fd: int) -> asyncio.StreamWriter:
+    """Return a pipe as a stream that never blocks the event loop."""
     loop = asyncio.get_running_loop()
     transport, protocol = await loop.connect_write_pipe(
-        lambda: asyncio.streams.FlowControlMixin(loop=loop), os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
+        lambda: asyncio.streams.FlowControlMixin(loop=loop), os.fdopen(fd, "wb", buffering=0)
     )
     return asyncio.StreamWriter(transport, protocol, None, loop)

@@ -8,11 +8,10 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
 
 from tlaunch.errors import TlaunchError
 from tlaunch.launcher.control.output import Output
+from tlaunch.launcher.control.program import Program
 from tlaunch.launcher.control.records import Rendezvous, Report
 from tlaunch.launcher.control.spawn import Process, Zygote
 from tlaunch.launcher.control.timing import Timing
@@ -29,22 +28,13 @@ IN_PLACE = -1
 """The key of the standby that waits for a restart in place; it belongs to no slot."""
 
 
+LONGEST_MESSAGE = 2_000
+LONGEST_TRACEBACK = 16_384
+"""Characters. A report holds those of every slot, and a document in the store has its limit."""
+
+
 class Stuck(TlaunchError):
     """A process did not die of SIGKILL in time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Program:
-    """What every rank runs, from the agent's own command line, and where its output goes."""
-
-    job: str
-    argv: tuple[str, ...]
-    module: bool
-    start: Literal["fork", "fresh"]
-    cwd: str
-    env: Mapping[str, str]
-    log_dir: Path
-    gpus: bool
 
 
 @dataclass(slots=True)
@@ -83,7 +73,13 @@ class Slots:
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
+    def standbys(self) -> Mapping[int, Process]:
+        """The warm standbys, by slot; the one for restarts in place under ``IN_PLACE``."""
+        return self._standbys
+
+    @property
     def report(self) -> Report:
+        """What the controller has to know of this node."""
         return Report(self._generation, dict(self._exits), dict(self._bad))
 
     async def yield_stale(self, head: Generation, assignment: Assignment) -> None:
@@ -122,7 +118,7 @@ class Slots:
         wanted = {index for index in range(self._node.slots) if index not in seated and index not in bad}
         if seated:
             wanted.add(IN_PLACE)
-        self._dismiss(index for index in self._standbys if index not in wanted)
+        self._dismiss(index for index, process in self._standbys.items() if index not in wanted or process.ended.done())
         for index in sorted(wanted - self._standbys.keys()):
             self._standbys[index] = await self._standby(index)
 
@@ -173,10 +169,10 @@ class Slots:
 
     async def _start(self, head: Generation, assignment: Assignment, seat: AssignedSeat, place: Rendezvous) -> None:
         program = self._program
-        folder = program.log_dir / f"generation-{head.number}" / f"rank-{seat.rank}"
-        out, err = str(folder / "stdout.log"), str(folder / "stderr.log")
+        files = program.files(head.number, seat.rank)
+        running: Running | None = None
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            files.clear()
             environment = worker_environment(
                 program.env,
                 generation=head,
@@ -185,31 +181,39 @@ class Slots:
                 node=self._node,
                 master=(place.host, place.port),
                 job_id=program.job,
-                error_file=str(folder / "error.json"),
+                error_file=files.failure,
                 gpus=program.gpus,
             )
             process = await self._take_standby(seat)
             running = Running(seat, process)
             self._running[seat.index] = running
             process.ended.add_done_callback(lambda future: self._ended(running, future.result()))
-            self._output.follow(seat.rank, "out", out)
-            self._output.follow(seat.rank, "err", err)
+            self._output.follow(seat.rank, "out", files.out)
+            self._output.follow(seat.rank, "err", files.err)
             process.start(
                 Work(
                     argv=program.argv,
                     env=environment,
                     cwd=program.cwd,
-                    stdout=out,
-                    stderr=err,
+                    stdout=files.out,
+                    stderr=files.err,
                     module=program.module,
                     mode=program.start,
                 )
             )
         except (TlaunchError, OSError) as error:
-            log.error("rank %d could not be started: %s", seat.rank, error)  # noqa: TRY400  # one line says it all
-            self._running.pop(seat.index, None)
-            self._exits[seat.rank] = Exit(message=f"could not be started: {error}")
-            self._changed()
+            if running is not None:
+                running.yielding = True
+                running.process.kill(signal.SIGKILL)
+                self._running.pop(seat.index, None)
+            self.give_up((seat,), error)
+
+    def give_up(self, seats: Iterable[AssignedSeat], error: Exception) -> None:
+        """Report ranks as failed that cannot be started."""
+        for seat in seats:
+            log.error("rank %d could not be started: %s", seat.rank, error)
+            self._exits[seat.rank] = Exit(message=_short(f"could not be started: {error}"), time=time.time())
+        self._changed()
 
     def _ended(self, running: Running, ended: messages.Exit) -> None:
         if self._running.get(running.seat.index) is running:
@@ -218,7 +222,9 @@ class Slots:
         if running.process.note:
             log.warning("rank %d: %s", running.seat.rank, running.process.note)
         if not running.yielding:
-            self._exits[running.seat.rank] = Exit(ended.code, ended.signal, ended.message, ended.traceback, time.time())
+            self._exits[running.seat.rank] = Exit(
+                ended.code, ended.signal, _short(ended.message), _end_of(ended.traceback), time.time()
+            )
             self._changed()
 
     async def _end(self, ending: Iterable[Running], grace: float) -> None:
@@ -238,3 +244,12 @@ class Slots:
             raise Stuck(
                 f"{len(late)} processes on {self._node.name} did not die of SIGKILL within {self._timing.reap:g} s"
             )
+
+
+def _short(message: str | None) -> str | None:
+    return None if message is None else message[:LONGEST_MESSAGE]
+
+
+def _end_of(traceback: str | None) -> str | None:
+    """Keep the end of a traceback, where the error is."""
+    return None if traceback is None else traceback[-LONGEST_TRACEBACK:]

@@ -32,6 +32,7 @@ async def following() -> AsyncIterator[tuple[Output, asyncio.StreamReader]]:
     finally:
         running.cancel()
         await asyncio.wait([running])
+        await output.drain(5.0)
         outgoing.abort()
         incoming.close()
 
@@ -81,6 +82,24 @@ async def test_bytes_that_are_no_text_do_no_harm(tmp_path: Path, junk: bytes) ->
         output.finish(0)
         await read(reader)
         assert await read(reader) == (0, "out", "after")
+
+
+async def test_the_last_words_are_handed_over_after_the_copying_was_cancelled(tmp_path: Path) -> None:
+    loop = asyncio.get_running_loop()
+    read_fd, write_fd = os.pipe()
+    outgoing, protocol = await loop.connect_write_pipe(
+        lambda: asyncio.streams.FlowControlMixin(loop=loop), os.fdopen(write_fd, "wb")
+    )
+    output = Output(asyncio.StreamWriter(outgoing, protocol, None, loop))
+    running = asyncio.create_task(output.run())
+    output.follow(0, "out", str(tmp_path / "out"))
+    running.cancel()
+    await asyncio.wait([running])
+    (tmp_path / "out").write_text("why I die\n")
+    await output.drain(5.0)
+    with os.fdopen(read_fd, "rb") as reader:
+        assert json.loads(reader.readline())["text"] == "why I die"
+    outgoing.abort()
 
 
 async def test_a_rank_that_is_started_again_gets_its_new_file_followed(tmp_path: Path) -> None:

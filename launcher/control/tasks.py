@@ -1,0 +1,42 @@
+"""Running several things at once, so that none fails unseen."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from tlaunch.launcher.store.mirror import Mirror
+
+
+async def until_first(main: Coroutine[Any, Any, None], *others: Coroutine[Any, Any, None]) -> None:
+    """Run all until ``main`` ends or any of them fails; then cancel the rest and raise the first failure."""
+    tasks = [asyncio.ensure_future(part) for part in (main, *others)]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()
+
+
+async def changed(mirror: Mirror, beside: asyncio.Task[None] | None) -> None:
+    """Wait for news; should the task beside fail meanwhile, raise what it failed with."""
+    news = asyncio.ensure_future(mirror.changed(None))
+    try:
+        if beside is not None:
+            await asyncio.wait([news, beside], return_when=asyncio.FIRST_COMPLETED)
+            if beside.done():
+                beside.result()
+        await news
+    finally:
+        news.cancel()
+
+
+async def interrupt(task: asyncio.Task[None] | None) -> None:
+    """Cancel a task and wait until it has ended."""
+    if task is not None:
+        task.cancel()
+        await asyncio.wait([task])
