@@ -95,6 +95,7 @@ class _LocalRun:
             if endpoints is None:
                 etcd = await stack.enter_async_context(EmbeddedEtcd(request.log_dir))
                 endpoints = etcd.endpoints
+                stack.callback(asyncio.create_task(self._mind(etcd)).cancel)
             store = await connect(endpoints)
             stack.push_async_callback(store.close)
             stack.enter_context(register(request.spec.job_id, endpoints.environment()[ETCD]))
@@ -110,6 +111,10 @@ class _LocalRun:
             await self._finish_agents()
             self._view.close(result)
             return result.code
+
+    async def _mind(self, etcd: EmbeddedEtcd) -> None:
+        """Nothing that the job still needs outlives its own etcd."""
+        self._watch.fail(f"the embedded etcd has ended: {await etcd.ended()}")
 
     async def _start_agent(self, node: Node, env: dict[str, str], zygote: str) -> None:
         request = self._request

@@ -33,7 +33,7 @@ class AgentFailed(TlaunchError):
 
 @dataclass
 class Watch:
-    """One job under watch. ``wake`` is set by whoever has news: the mirror, an agent's end, a signal.
+    """One job under watch. ``wake`` is set by whoever has news: the mirror, an agent's end, a signal, ``fail``.
 
     ``patience``: seconds that a stop which was asked for may take before the launcher goes on without an answer.
     ``request``: seconds that one request to the store may take.
@@ -48,11 +48,18 @@ class Watch:
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     signal: signal.Signals | None = None
     agents_know: bool = False
+    _failure: str | None = None
+    _in_reach: bool = True
     _asked_at: float | None = None
     _gone: set[str] = field(default_factory=set)
 
+    def fail(self, reason: str) -> None:
+        """End the watch: the job cannot come to a result any more."""
+        self._failure = self._failure or reason
+        self.wake.set()
+
     async def run(self, store: Store, follower: Follower) -> Result:
-        """Follow the job until it has a result, no agent is left, or a stop takes too long.
+        """Follow the job until it has a result, no agent is left, a stop takes too long, or ``fail`` is called.
 
         Raises:
             AgentFailed: an agent ended before there was a plan; the job would wait for its node in vain.
@@ -63,6 +70,7 @@ class Watch:
             try:
                 while True:
                     self.wake.clear()
+                    self._tell_of_contact(mirror, follower.view)
                     job = read(reader, self.machine)
                     if self._deserted(job):
                         job = await self._latest(store) or job
@@ -83,10 +91,16 @@ class Watch:
             await mirror.changed(None)
             self.wake.set()
 
+    def _tell_of_contact(self, mirror: Mirror, view: View) -> None:
+        in_reach = mirror.in_contact_since is not None
+        if in_reach != self._in_reach:
+            self._in_reach = in_reach
+            view.notice("etcd is in reach again" if in_reach else "etcd is out of reach: the ranks go on without help")
+
     def _deserted(self, job: JobView) -> bool:
         """Whether the job, as far as the mirror knows, has lost the agents that it cannot do without."""
         ended = [agent.code is not None for agent in self.agents]
-        return job.result is None and (all(ended) or (job.plan is None and any(ended)))
+        return job.result is None and self._failure is None and (all(ended) or (job.plan is None and any(ended)))
 
     async def _latest(self, store: Store) -> JobView | None:
         """Read the job from the store itself; ``None`` when that cannot be done in time.
@@ -104,6 +118,8 @@ class Watch:
         if job.result is not None:
             self.agents_know = True
             return job.result
+        if self._failure is not None:
+            return Result(1, self._failure)
         for agent in self.agents:
             if agent.code is None or agent.name in self._gone:
                 continue

@@ -81,9 +81,19 @@ class EmbeddedEtcd:
     @property
     def pid(self) -> int:
         """The process, once entered."""
+        return self._running.pid
+
+    async def ended(self) -> str:
+        """Wait until it ends by itself, which it should not, and return how, in words. For whoever has entered."""
+        process = self._running
+        await process.ended.wait()
+        return f"{process.ending()}; see {self._log}"
+
+    @property
+    def _running(self) -> _Process:
         if self._process is None:
             raise RuntimeError("the embedded etcd has not been started")
-        return self._process.pid
+        return self._process
 
     async def __aenter__(self) -> Self:
         """Start it and wait until it answers.
@@ -190,6 +200,11 @@ class _Process:
         self._pidfd = os.pidfd_open(self.pid)
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._pidfd, self._note_end)
+
+    def ending(self) -> str:
+        """Return how it ended. What it said last explains its own decision only, not that of who killed it."""
+        code = self._popen.wait()
+        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}: {self.last_words()}"
 
     def last_words(self) -> str:
         """Return the last thing that the log says, in one line."""

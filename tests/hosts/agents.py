@@ -26,6 +26,13 @@ class Told:
     notices: list[str] = field(default_factory=list)
     generations: list[int] = field(default_factory=list)
     looked: asyncio.Event = field(default_factory=asyncio.Event)
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def until(self, beginning: str) -> None:
+        """Wait for a notice."""
+        while not any(notice.startswith(beginning) for notice in self.notices):
+            self.news.clear()
+            await self.news.wait()
 
     def worker_line(self, rank: int, stream: Stream, text: str) -> None:
         self.lines.append((rank, stream, text))
@@ -38,6 +45,7 @@ class Told:
 
     def notice(self, text: str) -> None:
         self.notices.append(text)
+        self.news.set()
 
     def close(self, result: Result | None) -> None:
         pass

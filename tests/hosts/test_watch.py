@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import time
 from collections.abc import AsyncGenerator
@@ -14,10 +15,12 @@ from tests.hosts.agents import Told, start_agents
 from tests.observe.jobs import END, KEYS, MACHINE, START, fill
 from tlaunch.launcher.core.codec import encode
 from tlaunch.launcher.core.plan import Result
+from tlaunch.launcher.hosts import watch as watch_module
 from tlaunch.launcher.hosts.watch import AgentFailed, Watch
 from tlaunch.launcher.observe.events import EventLog
 from tlaunch.launcher.observe.follow import Follower
 from tlaunch.launcher.store.memory import MemoryStore
+from tlaunch.launcher.store.mirror import Mirror
 from tlaunch.launcher.store.protocol import Changes
 
 
@@ -96,3 +99,42 @@ async def test_agents_that_end_before_there_is_a_plan_are_a_failure(
     with pytest.raises(AgentFailed, match=r"^node-0: no torch here$") as failure:
         await running
     assert failure.value.exit_code == 3
+
+
+async def test_a_job_that_has_lost_its_store_for_good_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, told = MemoryStore(), Told()
+    await fill(store, START)
+    agents = await start_agents("exec sleep 600", MACHINE, tmp_path, monkeypatch, view=told, ended=lambda: None)
+    watch = Watch(KEYS, MACHINE, agents, patience=1, request=1)
+    with EventLog(tmp_path) as log:
+        running = asyncio.create_task(watch.run(store, Follower(told, log)))
+        await told.looked.wait()
+        watch.fail("etcd is dead")
+        watch.fail("and buried")
+        assert await running == Result(1, "etcd is dead")
+    assert not watch.agents_know, "so they have to be told by signal"
+    for agent in agents:
+        agent.kill()
+        await agent.finish(10)
+
+
+async def test_a_store_out_of_reach_is_told_of_and_so_is_its_return(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch_module, "Mirror", functools.partial(Mirror, gap=0.3))
+    store, told = MemoryStore(probe=0.05), Told()
+    await fill(store, START)
+    agents = await start_agents("exec sleep 600", MACHINE, tmp_path, monkeypatch, view=told, ended=lambda: None)
+    watch = Watch(KEYS, MACHINE, agents, patience=1, request=1)
+    with EventLog(tmp_path) as log:
+        running = asyncio.create_task(watch.run(store, Follower(told, log)))
+        await told.looked.wait()
+        store.outage()
+        await told.until("etcd is out of reach")
+        store.heal()
+        await told.until("etcd is in reach again")
+        await store.put(KEYS.plan(END.generation), encode(END))
+        assert await running == END.result
+    for agent in agents:
+        agent.kill()
+        await agent.finish(10)

@@ -171,6 +171,13 @@ async def test_one_that_does_not_want_to_end_is_made_to(tmp_path: Path, monkeypa
             pass
 
 
+async def test_its_end_can_be_waited_for(tmp_path: Path) -> None:
+    async with EmbeddedEtcd(tmp_path) as etcd:
+        os.kill(etcd.pid, signal.SIGKILL)
+        async with asyncio.timeout(DEADLINE):
+            assert await etcd.ended() == f"killed by SIGKILL; see {tmp_path / 'etcd.log'}"
+
+
 async def test_a_start_can_be_cancelled(tmp_path: Path) -> None:
     started = tmp_path / "started"
     os.mkfifo(started)

@@ -1,0 +1,31 @@
+"""What may go wrong around a job, at its launcher: the end is quick, and one line says why."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import psutil
+
+from tests.e2e.job import Job, running
+
+PAIR = ("--nodes", "2", "--gpus-per-node", "1")
+
+
+def console(job: Job) -> str:
+    return (job.logs.parent / "console").read_text()
+
+
+def test_a_job_whose_own_etcd_is_killed_ends_and_says_so(tmp_path: Path) -> None:
+    with running(tmp_path, *PAIR) as job:
+        job.seats(0, 2)
+        launcher = psutil.Process(job.process.pid)
+        processes = launcher.children(recursive=True)
+        (etcd,) = (process for process in processes if process.name() == "etcd")
+        started = time.monotonic()
+        etcd.kill()
+        assert job.ended() == 1, job.told()
+        assert time.monotonic() - started < 15
+        reason = f"the embedded etcd has ended: killed by SIGKILL; see {job.logs / 'etcd.log'}"
+        assert reason in console(job)
+        assert psutil.wait_procs(processes, timeout=10)[1] == []
