@@ -105,9 +105,6 @@ class _LocalRun:
                 await self._start_agent(node, {**env, **endpoints.environment()}, zygote)
             log = stack.enter_context(EventLog(request.log_dir))
             result = await self._watch.run(store, Follower(self._view, log))
-            if not self._watch.agents_know:
-                for agent in self._agents:
-                    agent.terminate()
             await self._finish_agents()
             self._view.close(result)
             return result.code
@@ -135,5 +132,9 @@ class _LocalRun:
         await agent.start()
 
     async def _finish_agents(self) -> None:
+        """Wait until all agents have ended. They do not by themselves where the store has told them of no result."""
+        if not self._watch.agents_know:
+            for agent in self._agents:
+                agent.terminate()
         grace = self._timing.stop_grace + self._timing.reap
         await asyncio.gather(*(agent.finish(grace) for agent in self._agents))
