@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,19 +12,29 @@ from tlaunch.launcher.control.layout import Keys
 from tlaunch.launcher.control.records import Ack, Drain, Registration, Report, Stop
 from tlaunch.launcher.core.assign import Assignment
 from tlaunch.launcher.core.cluster import Cluster
-from tlaunch.launcher.core.codec import decode
+from tlaunch.launcher.core.codec import CodecError, decode
 from tlaunch.launcher.core.events import Exit
 from tlaunch.launcher.core.plan import Plan
 from tlaunch.launcher.core.spec import JobSpec
 from tlaunch.launcher.store.protocol import KeyValue
 from tlaunch.topology.model import Machine, Node, Slot
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
+
+ESSENTIAL = (JobSpec, Plan)
+"""What no job can go on without. Anything else that does not fit its class counts as absent: what one node or operator
+has written must not end one controller after the other."""
 
 
 @dataclass(slots=True)
 class View:
-    """Reads a mirror of the job's keys. Each value is decoded once, however often it is looked at."""
+    """Reads a mirror of the job's keys. Each value is decoded once, however often it is looked at.
+
+    What does not fit its class is logged once and skipped, except for ``ESSENTIAL`` classes: there it is a
+    ``CodecError``.
+    """
 
     keys: Keys
     items: Mapping[str, KeyValue]
@@ -37,20 +48,28 @@ class View:
     def below(self, cls: type[T], prefix: str) -> Iterator[tuple[str, T]]:
         """Yield (rest of the key, value) of all keys below ``prefix``."""
         for key, kv in self.items.items():
-            if key.startswith(prefix):
-                yield key.removeprefix(prefix), self._decode(cls, kv)
+            if key.startswith(prefix) and (value := self._decode(cls, kv)) is not None:
+                yield key.removeprefix(prefix), value
 
     def head(self) -> Plan | None:
         """Return the current plan."""
         last = max((key for key in self.items if key.startswith(self.keys.plans)), default=None)
         return None if last is None else self.one(Plan, last)
 
-    def _decode(self, cls: type[T], kv: KeyValue) -> T:
+    def _decode(self, cls: type[T], kv: KeyValue) -> T | None:
         known = self._decoded.get(kv.key)
         if known is None or known[0] != kv.mod_revision:
-            known = (kv.mod_revision, decode(cls, kv.value, kv.key))
-            self._decoded[kv.key] = known
-        return cast("T", known[1])
+            known = self._decoded[kv.key] = (kv.mod_revision, self._fitting(cls, kv))
+        return cast("T | None", known[1])
+
+    def _fitting(self, cls: type[T], kv: KeyValue) -> T | None:
+        try:
+            return decode(cls, kv.value, kv.key)
+        except CodecError as error:
+            if cls in ESSENTIAL:
+                raise
+            log.warning("%s; it is ignored", error)
+            return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +91,14 @@ def snapshot(view: View, spec: JobSpec, moment: Moment, gone: frozenset[str]) ->
     """Build the snapshot. ``gone``: nodes that are certainly lost whatever the lease says."""
     history = tuple(plan for _, plan in sorted(view.below(Plan, view.keys.plans)))
     plan = history[-1] if history else None
-    registered = {name: record.node for name, record in view.below(Registration, view.keys.agents)}
-    nodes: dict[str, Node] = dict(registered)
+    records = view.below(Registration, view.keys.agents)
+    registered = {name: record.node for name, record in records if name == record.node.name}
     seated = frozenset(plan.nodes) if plan else frozenset[str]()
-    for name, node in view.below(Node, view.keys.nodes):
-        if name in seated:
-            nodes.setdefault(name, node)
+    known = {name: node for name, node in view.below(Node, view.keys.nodes) if name in seated and name == node.name}
+    nodes = {**_undescribed(plan), **known, **registered}
     alive = frozenset(registered) | (frozenset() if moment.settled else seated)
     machine = Machine(tuple(sorted(nodes.values(), key=_physical_order)))
-    bad, drained = _bad(view), _drained(view, machine)
+    bad, drained = _bad(view, machine), _drained(view, machine)
     stop = view.one(Stop, view.keys.stop)
     return Cluster(
         spec=spec,
@@ -100,6 +118,14 @@ def snapshot(view: View, spec: JobSpec, moment: Moment, gone: frozenset[str]) ->
     )
 
 
+def _undescribed(plan: Plan | None) -> Mapping[str, Node]:
+    """Return the nodes of the plan with nothing but their slots: all that is known when a node's own record is gone."""
+    slots: dict[str, int] = {}
+    for seat in plan.seats if plan else ():
+        slots[seat.slot.node] = max(slots.get(seat.slot.node, 0), seat.slot.index + 1)
+    return {name: Node(name, count) for name, count in slots.items()}
+
+
 def _physical_order(node: Node) -> tuple[Any, ...]:
     """Pod, rack, domain, name; numbers inside names count as numbers, and an absent level comes first."""
     return tuple(_natural(part) for part in (node.pod, node.rack, node.domain, node.name))
@@ -110,9 +136,10 @@ def _natural(name: str | None) -> tuple[tuple[int, int, str], ...]:
     return tuple((0, int(part), part) if part.isdigit() else (1, 0, part) for part in parts)
 
 
-def _bad(view: View) -> Mapping[Slot, str]:
+def _bad(view: View, machine: Machine) -> Mapping[Slot, str]:
     reports = view.below(Report, view.keys.reports)
-    return {Slot(name, index): reason for name, report in reports for index, reason in report.bad.items()}
+    bad = {Slot(name, index): reason for name, report in reports for index, reason in report.bad.items()}
+    return {slot: reason for slot, reason in bad.items() if slot in machine.position}
 
 
 def _drained(view: View, machine: Machine) -> Mapping[Slot, str]:
@@ -129,7 +156,8 @@ def _exits(view: View, plan: Plan | None) -> Mapping[int, Exit]:
     for name, report in view.below(Report, view.keys.reports):
         if report.generation != plan.generation:
             continue
-        seated = {rank for rank in report.exits if rank < plan.world_size and plan.seats[rank].slot.node == name}
+        ranks = (rank for rank in report.exits if 0 <= rank < plan.world_size)
+        seated = {rank for rank in ranks if plan.seats[rank].slot.node == name}
         exits.update({rank: report.exits[rank] for rank in seated})
     return exits
 

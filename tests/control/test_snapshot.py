@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
+
+import pytest
 
 from tlaunch.launcher.control.layout import Keys
 from tlaunch.launcher.control.records import Ack, Drain, Registration, Report, Stop
 from tlaunch.launcher.control.snapshot import Moment, View, snapshot
 from tlaunch.launcher.core.assign import Assignment
 from tlaunch.launcher.core.cluster import Cluster
-from tlaunch.launcher.core.codec import encode
+from tlaunch.launcher.core.codec import MAX_BYTES, CodecError, encode
 from tlaunch.launcher.core.events import Exit
 from tlaunch.launcher.core.plan import Plan, Seat
 from tlaunch.launcher.core.spec import JobSpec
@@ -28,8 +32,13 @@ def registration(name: str) -> Registration:
 
 
 def look(records: Mapping[str, Any], *, settled: bool = True, gone: frozenset[str] = frozenset()) -> Cluster:
-    items = {key: KeyValue(key, encode(record), 1, 1, 1) for key, record in records.items()}
-    return snapshot(View(KEYS, items), SPEC, Moment(10.0, 5.0, 1.0, settled), gone)
+    return snapshot(View(KEYS, stored(records)), SPEC, Moment(10.0, 5.0, 1.0, settled), gone)
+
+
+def stored(records: Mapping[str, Any]) -> dict[str, KeyValue]:
+    """Return keys as they stand in the store; bytes stand there as they are."""
+    values = {key: record if isinstance(record, bytes) else encode(record) for key, record in records.items()}
+    return {key: KeyValue(key, value, 1, 1, 1) for key, value in values.items()}
 
 
 def registered(*names: str) -> dict[str, Any]:
@@ -101,3 +110,45 @@ def test_a_node_for_which_nothing_changed_has_nothing_to_ack() -> None:
 
 def test_an_operators_stop_is_passed_on() -> None:
     assert look({KEYS.stop: Stop("stopped by SIGINT", 130)}).stop == ("stopped by SIGINT", 130)
+
+
+@pytest.mark.parametrize("garbage", [b"", b"{", b'{"kind":"Plan"}', b"[" * 100_000, b" " * (MAX_BYTES + 1)])
+def test_garbage_in_the_store_changes_nothing(garbage: bytes) -> None:
+    records = registered("node-2", "node-10") | {KEYS.plan(3): PLAN, KEYS.ack("node-2"): Ack(3)}
+    folders = (KEYS.agents, KEYS.nodes, KEYS.reports, KEYS.acks, KEYS.assigns, KEYS.drain(""))
+    assert look(records | {folder + "zzz": garbage for folder in folders} | {KEYS.stop: garbage}) == look(records)
+
+
+def test_garbage_is_told_once_and_again_when_it_changes(caplog: pytest.LogCaptureFixture) -> None:
+    items = stored({KEYS.report("node-2"): b"{"})
+    view = View(KEYS, items)
+    with caplog.at_level(logging.WARNING):
+        for revision in (1, 1, 2):
+            items[KEYS.report("node-2")] = replace(items[KEYS.report("node-2")], mod_revision=revision)
+            assert not list(view.below(Report, KEYS.reports))
+    assert len(caplog.records) == 2
+    assert KEYS.report("node-2") in caplog.text
+
+
+def test_a_job_cannot_go_on_from_a_plan_that_is_garbage() -> None:
+    with pytest.raises(CodecError, match=r"plans/00000003: expected a JSON document"):
+        look(registered("node-2") | {KEYS.plan(3): b"{"})
+
+
+def test_a_record_under_the_name_of_another_node_does_not_count() -> None:
+    records = registered("node-2", "node-10") | {KEYS.plan(3): PLAN}
+    wrong = {KEYS.agent("node-99"): registration("node-2"), KEYS.node("node-99"): registration("node-2").node}
+    assert look(records | wrong) == look(records)
+
+
+def test_a_node_of_the_plan_is_known_even_when_its_record_is_garbage() -> None:
+    cluster = look(registered("node-2") | {KEYS.node("node-10"): b"{", KEYS.plan(3): PLAN})
+    assert cluster.machine.by_name["node-10"] == Node("node-10", 1)
+
+
+def test_ranks_and_slots_that_do_not_exist_do_not_count() -> None:
+    died = Exit(signal=9)
+    records = registered("node-2", "node-10") | {KEYS.plan(3): PLAN}
+    records[KEYS.report("node-2")] = Report(3, {-2: died, -99: died}, {-1: "XID 79", 2: "XID 79"})
+    records[KEYS.report("node-99")] = Report(3, {}, {0: "XID 79"})
+    assert look(records) == look(registered("node-2", "node-10") | {KEYS.plan(3): PLAN})
