@@ -16,6 +16,7 @@ from tlaunch.launcher.control.timing import Timing
 from tlaunch.launcher.control.zygote_start import start_zygote, zygote_env
 from tlaunch.launcher.process.lifeline import Lifeline
 from tlaunch.launcher.process.scratch import Scratch
+from tlaunch.launcher.store.endpoints import VARIABLES
 
 log = logging.getLogger(__name__)
 
@@ -30,9 +31,11 @@ SHARED_BY_DEFAULT = "OMP_NUM_THREADS"
 def base_environment(env: Mapping[str, str], slots: int) -> dict[str, str]:
     """Return what workers and their zygote start from on a machine with so many slots.
 
-    As under torchrun, a rank that is alone on its machine keeps all threads.
+    As under torchrun, a rank that is alone on its machine keeps all threads. How to get at the store is left out: it
+    is none of their business, and a zygote's environment can be read in /proc for as long as any process lives that
+    was forked from it.
     """
-    base = zygote_env(env)
+    base = zygote_env({name: value for name, value in env.items() if name not in VARIABLES})
     if slots == 1 and SHARED_BY_DEFAULT not in env:
         del base[SHARED_BY_DEFAULT]
     return base

@@ -24,6 +24,11 @@ def test_a_rank_that_is_alone_on_its_machine_keeps_all_threads() -> None:
     assert base_environment({"OMP_NUM_THREADS": "7"}, slots=2)["OMP_NUM_THREADS"] == "7"
 
 
+def test_how_to_get_at_the_store_is_kept_from_ranks() -> None:
+    env = {"TLAUNCH_ETCD": "host:1", "TLAUNCH_ETCD_PASSWORD": "secret", "TLAUNCH_ETCD_CACERT": "ca.pem"}
+    assert base_environment({**env, "PATH": "/bin"}, slots=2) == base_environment({"PATH": "/bin"}, slots=2)
+
+
 async def test_a_zygote_that_dies_is_replaced_and_its_standbys_live_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

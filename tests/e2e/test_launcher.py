@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.e2e.job import Job, running
 
@@ -29,3 +30,14 @@ def test_a_job_whose_own_etcd_is_killed_ends_and_says_so(tmp_path: Path) -> None
         reason = f"the embedded etcd has ended: killed by SIGKILL; see {job.logs / 'etcd.log'}"
         assert reason in console(job)
         assert psutil.wait_procs(processes, timeout=10)[1] == []
+
+
+def test_what_is_meant_for_another_etcd_reaches_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TLAUNCH_ETCD_CACERT", str(tmp_path / "ca.pem"))  # would make agents refuse an etcd without TLS
+    monkeypatch.setenv("TLAUNCH_ETCD_PASSWORD", "secret")
+    with running(tmp_path, *PAIR) as job:
+        job.seats(0, 2)
+        for process in psutil.Process(job.process.pid).children(recursive=True):
+            own = Path(f"/proc/{process.pid}/environ").read_text()
+            assert "secret" not in own or process.name() == "etcd", process.cmdline()
+        job.finish()
