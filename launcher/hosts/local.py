@@ -61,6 +61,8 @@ class _LocalRun:
         """Start everything, watch it, and take it down again."""
         running = asyncio.create_task(self._run())
         for number in SIGNALS:
+            if signal.getsignal(number) is signal.SIG_IGN:
+                continue  # the user has asked for that, with nohup for example
             asyncio.get_running_loop().add_signal_handler(number, self._on_signal, number, running)
         try:
             return await running

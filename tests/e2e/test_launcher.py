@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from pathlib import Path
 
@@ -41,3 +42,16 @@ def test_what_is_meant_for_another_etcd_reaches_nobody(tmp_path: Path, monkeypat
             own = Path(f"/proc/{process.pid}/environ").read_text()
             assert "secret" not in own or process.name() == "etcd", process.cmdline()
         job.finish()
+
+
+def test_under_nohup_a_job_outlives_its_terminal(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what nohup does; the launcher inherits it
+    try:
+        with running(tmp_path, *PAIR) as job:
+            job.seats(0, 2)
+            job.process.send_signal(signal.SIGHUP)
+            job.another_step(2)
+            job.finish()
+            assert "stopping" not in console(job)
+    finally:
+        signal.signal(signal.SIGHUP, before)
