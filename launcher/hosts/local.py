@@ -102,10 +102,11 @@ class _LocalRun:
             stack.push_async_callback(store.close)
             stack.enter_context(register(request.spec.job_id, endpoints.environment()[ETCD]))
             await stack.enter_async_context(claim(store, self._watch.keys, request.spec, self._timing))
+            # Only now that the id is ours: the file could be that of the job that has it.
+            log = stack.enter_context(EventLog(request.log_dir, self._view.notice))
             stack.push_async_callback(self._finish_agents)
             for node in request.machine:
                 await self._start_agent(node, {**env, **endpoints.environment()}, zygote)
-            log = stack.enter_context(EventLog(request.log_dir))
             result = await self._watch.run(store, Follower(self._view, log))
             await self._finish_agents()
             self._view.close(result)

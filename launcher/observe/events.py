@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -27,17 +28,35 @@ NAME = "events.jsonl"
 
 
 class EventLog:
-    """Writes ``events.jsonl`` into a log directory. Each line is in the file as soon as ``write`` returns."""
+    """Writes ``events.jsonl`` into a log directory, in place of an earlier job's.
 
-    def __init__(self, log_dir: Path) -> None:
-        self._file = (log_dir / NAME).open("a", encoding="utf-8", buffering=1)
+    Each line is in the file as soon as ``write`` returns. No job ends because that cannot be (the disk is full): what
+    is left to write goes before the next line, and ``tell`` is told once.
+    """
+
+    def __init__(self, log_dir: Path, tell: Callable[[str], None]) -> None:
+        self._path = log_dir / NAME
+        self._file = self._path.open("wb", buffering=0)
+        self._left = b""
+        self._tell: Callable[[str], None] | None = tell
 
     def write(self, plan: Plan, spares: int) -> None:
         """Append one plan."""
-        self._file.write(json.dumps(entry(plan, spares, time.time()), ensure_ascii=False) + "\n")
+        self._left += json.dumps(entry(plan, spares, time.time()), ensure_ascii=False).encode(errors="replace") + b"\n"
+        self._write_out()
 
     def close(self) -> None:
+        self._write_out()
         self._file.close()
+
+    def _write_out(self) -> None:
+        try:
+            while self._left:
+                self._left = self._left[self._file.write(self._left) :]
+        except OSError as error:
+            if self._tell is not None:
+                self._tell(f"{self._path} cannot be written: {error.strerror}; the job goes on")
+                self._tell = None
 
     def __enter__(self) -> Self:
         return self

@@ -46,7 +46,7 @@ async def watched(
     watch = Watch(KEYS, MACHINE, agents, patience=1, request=1)
 
     async def run() -> Result:
-        with EventLog(tmp_path) as log:
+        with EventLog(tmp_path, told.notice) as log:
             return await watch.run(store, Follower(told, log))
 
     running = asyncio.create_task(run())
@@ -106,7 +106,7 @@ async def test_a_job_that_has_lost_its_store_for_good_ends(tmp_path: Path, monke
     await fill(store, START)
     agents = await start_agents("exec sleep 600", MACHINE, tmp_path, monkeypatch, view=told, ended=lambda: None)
     watch = Watch(KEYS, MACHINE, agents, patience=1, request=1)
-    with EventLog(tmp_path) as log:
+    with EventLog(tmp_path, told.notice) as log:
         running = asyncio.create_task(watch.run(store, Follower(told, log)))
         await told.looked.wait()
         watch.fail("etcd is dead")
@@ -126,7 +126,7 @@ async def test_a_store_out_of_reach_is_told_of_and_so_is_its_return(
     await fill(store, START)
     agents = await start_agents("exec sleep 600", MACHINE, tmp_path, monkeypatch, view=told, ended=lambda: None)
     watch = Watch(KEYS, MACHINE, agents, patience=1, request=1)
-    with EventLog(tmp_path) as log:
+    with EventLog(tmp_path, told.notice) as log:
         running = asyncio.create_task(watch.run(store, Follower(told, log)))
         await told.looked.wait()
         store.outage()

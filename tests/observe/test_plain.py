@@ -103,7 +103,7 @@ def test_many_causes_are_told_in_few_words() -> None:
 
 
 async def test_every_plan_is_told_once_and_in_order(screen: Screen, tmp_path: Path) -> None:
-    with EventLog(tmp_path) as log:
+    with EventLog(tmp_path, pytest.fail) as log:
         follower = Follower(screen.view, log)
         follower.look(await look())
         follower.look(await look(START))
@@ -119,7 +119,7 @@ async def test_every_plan_is_told_once_and_in_order(screen: Screen, tmp_path: Pa
 
 async def test_an_entry_of_the_events_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.time", lambda: 1700000000.12345)
-    with EventLog(tmp_path) as log:
+    with EventLog(tmp_path, pytest.fail) as log:
         log.write(END, 1)
         lines = (tmp_path / "events.jsonl").read_text().splitlines()  # there before the log is closed
     assert [json.loads(line) for line in lines] == [
