@@ -15,7 +15,15 @@ from tlaunch.launcher.control.timing import Timing
 from tlaunch.launcher.core.assign import Assignment, assignments, generation_head
 from tlaunch.launcher.core.cluster import Cluster
 from tlaunch.launcher.core.detect import detect, next_deadline
-from tlaunch.launcher.core.events import Event, RankFailed
+from tlaunch.launcher.core.events import (
+    AckOverdue,
+    AllFinished,
+    Event,
+    NodeLost,
+    RankFailed,
+    SlotFailed,
+    StopRequested,
+)
 from tlaunch.launcher.core.invariants import InvariantBroken
 from tlaunch.launcher.core.plan import Plan
 from tlaunch.launcher.core.planner import Outcome, decide
@@ -23,6 +31,7 @@ from tlaunch.launcher.core.policy import Policy
 from tlaunch.launcher.core.spec import JobSpec
 from tlaunch.launcher.store.mirror import Mirror
 from tlaunch.launcher.store.protocol import Compare, Delete, StoreUnknown
+from tlaunch.topology.model import Node
 
 log = logging.getLogger(__name__)
 
@@ -65,14 +74,18 @@ class Controller:
 
     def _snapshot(self, view: View) -> Cluster:
         now = time.monotonic()
-        since = self.contact_since()
-        settled = since is not None and now - since >= self.timing.lease
         plan = view.head()
         if plan is not None and plan.generation != self._planned[0]:
             self._planned = (plan.generation, now)
             self._waiting_since = None
+        settled = now >= self._settled_at(now)
         moment = Moment(now, self._planned[1], self._started_at, settled, self._waiting_since)
         return snapshot(view, self.spec, moment, self._gone(view))
+
+    def _settled_at(self, now: float) -> float:
+        """Return when contact with the store will have been unbroken for a whole lease, if it stays so."""
+        since = self.contact_since()
+        return (now if since is None else since) + self.timing.lease
 
     async def _decide(self, view: View, cluster: Cluster) -> tuple[Plan | None, float | None]:
         """Return the next plan, or how long to sleep at most."""
@@ -85,6 +98,8 @@ class Controller:
             if silent and self._patience(cluster):
                 return None, self.timing.probe
         self._suspected_at = None
+        if self._must_settle(view, cluster, events):
+            return None, self._sleep(cluster, None)
         try:
             outcome = decide(cluster, events, self.policy)
         except InvariantBroken:
@@ -97,6 +112,18 @@ class Controller:
             self._waiting_since = cluster.now
         self._say(events, outcome)
         return outcome.plan, self._sleep(cluster, outcome.look_again)
+
+    def _must_settle(self, view: View, cluster: Cluster, events: tuple[Event, ...]) -> bool:
+        """Whether to wait with broken hardware: after an outage, nodes of spares must have time to register again.
+
+        A plan made without them would shrink or end a job that can go on as it is. That a job ends waits for nothing.
+        """
+        broken = any(isinstance(event, NodeLost | SlotFailed | AckOverdue) for event in events)
+        ending = any(isinstance(event, AllFinished | StopRequested) for event in events)
+        if ending or not broken or cluster.now >= self._settled_at(cluster.now):
+            return False
+        known = {name for name, _ in view.below(Node, self.ledger.keys.nodes)}
+        return bool(known - cluster.alive - self._gone(view))
 
     def _say(self, events: tuple[Event, ...], outcome: Outcome) -> None:
         """Log what was decided and why, once: a decision to do nothing comes back at every look."""
@@ -145,9 +172,9 @@ class Controller:
     def _sleep(self, cluster: Cluster, look_again: float | None) -> float | None:
         """Return how many seconds to sleep if nothing happens."""
         deadlines = [deadline for deadline in (next_deadline(cluster), look_again) if deadline is not None]
-        since = self.contact_since()
-        if since is None or cluster.now - since < self.timing.lease:
-            deadlines.append(cluster.now + self.timing.lease)
+        settled_at = self._settled_at(cluster.now)
+        if cluster.now < settled_at:
+            deadlines.append(settled_at)
         return max(0.0, min(deadlines) - cluster.now) if deadlines else None
 
     async def _commit(self, view: View, plan: Plan, cluster: Cluster) -> bool:

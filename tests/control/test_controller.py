@@ -176,6 +176,54 @@ async def test_an_unregistered_node_is_not_lost_before_contact_has_been_unbroken
         assert isinstance((await on.plan(2)).events[0], NodeLost)
 
 
+async def test_broken_hardware_waits_until_spares_have_had_time_to_register_again() -> None:
+    async with stage() as (on, _):
+        await on.plan(1)
+        spare = await on.store.get(KEYS.agent("node-2"))
+        assert spare is not None
+        on.settled_since = time.monotonic()
+        await on.store.delete(KEYS.agent("node-2"))
+        await on.store.put(KEYS.report("node-0"), encode(Report(1, {}, {1: "XID 79"})))
+        await asyncio.sleep(0.1)
+        assert await on.generations() == 1
+        on.settled_since = time.monotonic() - TIMING.lease
+        await on.store.put(KEYS.agent("node-2"), spare.value)
+        assert (await on.plan(2)).seats[1].slot.node == "node-2"
+
+
+async def test_it_looks_again_as_soon_as_contact_has_been_unbroken_for_a_lease() -> None:
+    async with stage() as (on, _):
+        await on.plan(1)
+        on.settled_since = time.monotonic() - TIMING.lease + 0.3
+        settled_at = on.settled_since + TIMING.lease
+        await on.store.delete(KEYS.agent("node-2"))
+        await on.store.put(KEYS.report("node-0"), encode(Report(1, {}, {1: "XID 79"})))
+        assert (await on.plan(2)).world_size == 3, "the spares' node has not come back"
+        assert settled_at <= time.monotonic() < settled_at + TIMING.lease / 2
+
+
+async def test_broken_hardware_does_not_wait_when_every_node_is_there() -> None:
+    async with stage() as (on, _):
+        await on.plan(1)
+        on.settled_since = None
+        await on.store.put(KEYS.report("node-0"), encode(Report(1, {}, {1: "XID 79"})))
+        start = time.monotonic()
+        assert (await on.plan(2)).seats[1].slot.node == "node-2"
+        assert time.monotonic() - start < TIMING.lease / 2
+
+
+async def test_a_stop_does_not_wait_for_contact_to_settle() -> None:
+    async with stage() as (on, _):
+        await on.plan(1)
+        on.settled_since = None
+        await on.store.delete(KEYS.agent("node-2"))
+        await on.store.put(KEYS.report("node-0"), encode(Report(1, {}, {1: "XID 79"})))
+        start = time.monotonic()
+        await on.store.put(KEYS.stop, encode(Stop("stopped by SIGINT", 130)))
+        assert (await on.plan(2)).result is not None
+        assert time.monotonic() - start < TIMING.lease / 2
+
+
 async def test_all_finished_ends_the_job_and_the_term() -> None:
     async with stage() as (on, _):
         await on.plan(1)
