@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -101,8 +102,25 @@ class AgentProcess:
         process = self._process
         assert process is not None
         assert process.stdout is not None
-        async for line in process.stdout:
+        try:
+            while line := await _line(process.stdout):
+                self._show(line)
+            await process.wait()
+        finally:
+            self.ended()
+
+    def _show(self, line: bytes) -> None:
+        try:
             record = json.loads(line)
-            self.view.worker_line(record["rank"], record["stream"], record["text"])
-        await process.wait()
-        self.ended()
+            rank, stream, text = record["rank"], record["stream"], record["text"]
+        except (ValueError, TypeError, KeyError, RecursionError):  # not ours: something in the agent has printed it
+            self.view.notice(f"the agent of {self.name} said: {line.decode(errors='replace').rstrip()}")
+        else:
+            self.view.worker_line(rank, stream, text)
+
+
+async def _line(stream: asyncio.StreamReader) -> bytes:
+    """Return the next line, empty at the end. Of one that is too long to be ours the beginning is left out."""
+    while True:
+        with contextlib.suppress(ValueError):
+            return await stream.readline()
