@@ -101,7 +101,9 @@ class _LocalRun:
             store = await connect(endpoints)
             stack.push_async_callback(store.close)
             stack.enter_context(register(request.spec.job_id, endpoints.environment()[ETCD]))
-            await stack.enter_async_context(claim(store, self._watch.keys, request.spec, self._timing))
+            await stack.enter_async_context(
+                claim(store, self._watch.keys, request.spec, self._timing, self._watch.fail)
+            )
             # Only now that the id is ours: the file could be that of the job that has it.
             log = stack.enter_context(EventLog(request.log_dir, self._view.notice))
             stack.push_async_callback(self._finish_agents)
