@@ -62,18 +62,26 @@ async def zygote_process(
 
 
 async def _keep(socket_path: str, env: Mapping[str, str], log_path: Path, tell: Callable[[str], None]) -> None:
-    age = YOUNG
-    while age >= YOUNG:
-        started = time.monotonic()
-        with Lifeline() as lifeline:
-            process = start_zygote(socket_path, env=env, log_path=str(log_path), lifeline=lifeline)
-            try:
-                code = await _end_of(process)
-            finally:
-                lifeline.close()
-                process.wait()  # killed by the line before, so it takes a moment only
-        age = time.monotonic() - started
-        tell(f"the zygote has ended with exit code {code}: {_last_line(log_path)}")
+    age = await _run_one(socket_path, env, log_path, tell)  # what keeps the first from starting is our caller's to tell
+    try:
+        while age >= YOUNG:
+            age = await _run_one(socket_path, env, log_path, tell)
+    except OSError as error:
+        tell(f"the zygote cannot be started again: {error}")
+
+
+async def _run_one(socket_path: str, env: Mapping[str, str], log_path: Path, tell: Callable[[str], None]) -> float:
+    """Run a zygote until it ends, and return after how many seconds it did."""
+    started = time.monotonic()
+    with Lifeline() as lifeline:
+        process = start_zygote(socket_path, env=env, log_path=str(log_path), lifeline=lifeline)
+        try:
+            code = await _end_of(process)
+        finally:
+            lifeline.close()
+            process.wait()  # killed by the line before, so it takes a moment only
+    tell(f"the zygote has ended with exit code {code}: {_last_line(log_path)}")
+    return time.monotonic() - started
 
 
 async def _end_of(process: subprocess.Popen[bytes]) -> int:
@@ -90,7 +98,10 @@ async def _end_of(process: subprocess.Popen[bytes]) -> int:
 
 
 def _last_line(path: Path) -> str:
-    lines = path.read_text(errors="replace").strip().splitlines()
+    try:
+        lines = path.read_text(errors="replace").strip().splitlines()
+    except OSError as error:
+        return f"its log cannot be read: {error}"
     return lines[-1] if lines else "it said nothing"
 
 

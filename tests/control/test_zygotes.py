@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from pathlib import Path
@@ -67,6 +68,34 @@ async def test_a_zygote_that_cannot_start_is_given_up_and_its_last_words_are_tol
             await source.get()
         await source.close()
     assert told == ["the zygote has ended with exit code 1: ImportError: libcudart.so is missing"]
+
+
+async def test_a_zygote_that_cannot_be_started_again_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zygotes, "YOUNG", 0.0)
+    told: list[str] = []
+    last = asyncio.Event()
+
+    def tell(what: str) -> None:
+        told.append(what)
+        if len(told) == 2:
+            last.set()
+
+    folder = tmp_path / "sockets"
+    folder.mkdir()
+    async with zygote_process(str(folder / "zygote"), ENV, tmp_path / "log", tell):
+        (zygote,) = (
+            child for child in psutil.Process().children() if "tlaunch.launcher.elastic.zygote" in child.cmdline()
+        )
+        folder.rename(tmp_path / "gone")
+        zygote.kill()
+        async with asyncio.timeout(30):
+            await last.wait()
+    assert told == [
+        "the zygote has ended with exit code -9: it said nothing",
+        "the zygote cannot be started again: [Errno 2] No such file or directory",
+    ]
 
 
 async def test_an_agent_without_a_shared_zygote_has_its_own(tmp_path: Path) -> None:
