@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -132,3 +133,15 @@ def test_status_from_another_shell(tmp_path: Path) -> None:
         roles = [slot["role"] for node in document["nodes"] for slot in node["slots"]]
         assert (document["generation"], roles) == (1, ["rank", "rank"])
         job.finish()
+
+
+def test_a_node_registers_once(tmp_path: Path) -> None:
+    with running(tmp_path, *PAIR) as job:
+        job.seats(0, 2)
+        agent = psutil.Process(job.agent_pid("node-01"))
+        command = [word for word in agent.cmdline() if not word.startswith("--lifeline-fd")]
+        again = subprocess.run(command, env=agent.environ(), capture_output=True, text=True, timeout=60, check=False)
+        assert again.returncode == 2
+        assert f"node node-01 of job {job.job_id} is already registered by pid {agent.pid}" in again.stderr
+        job.finish()
+        assert len(job.events()) == 2, "the first agent was not disturbed"
