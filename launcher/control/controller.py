@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tlaunch.launcher.control.commit import Committed, Ledger
+from tlaunch.launcher.control.deciding import Decider
 from tlaunch.launcher.control.probe import Verdict, probe_all
 from tlaunch.launcher.control.records import Registration
 from tlaunch.launcher.control.snapshot import Moment, View, snapshot
@@ -26,7 +27,7 @@ from tlaunch.launcher.core.events import (
 )
 from tlaunch.launcher.core.invariants import InvariantBroken
 from tlaunch.launcher.core.plan import Plan
-from tlaunch.launcher.core.planner import Outcome, decide
+from tlaunch.launcher.core.planner import Outcome
 from tlaunch.launcher.core.policy import Policy
 from tlaunch.launcher.core.spec import JobSpec
 from tlaunch.launcher.store.mirror import Mirror
@@ -54,6 +55,10 @@ class Controller:
     _suspected_at: float | None = None
     _waiting_since: float | None = None
     _said: tuple[str, ...] = ()
+    _decider: Decider = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._decider = Decider(self.policy, self.timing.policy)
 
     async def run(self) -> None:
         """Lead until deposed (a commit loses its comparison) or the job has a result."""
@@ -101,7 +106,7 @@ class Controller:
         if self._must_settle(view, cluster, events):
             return None, self._sleep(cluster, None)
         try:
-            outcome = decide(cluster, events, self.policy)
+            outcome = await self._decider.decide(cluster, events)
         except InvariantBroken:
             # A bug of ours, caught before it did harm: the plan stays as it is until something else happens.
             log.exception("no plan was made of: %s", "; ".join(map(str, events[:TOLD])))

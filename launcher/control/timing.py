@@ -15,6 +15,7 @@ class Timing:
     """``lease``: a node that has not been heard of for this long is lost. ``request``: one request to the store.
 
     ``gap``: contact with the store is broken when two proofs of it are further apart; it is proven every second.
+    ``policy``: how long a user's policy may think about what has happened, before the default one decides.
     ``probe``: one direct question to an agent. ``retry``: pause before a failed request is tried again.
     ``yield_grace``: what a worker gets between SIGTERM and SIGKILL when its generation is over; its state is lost
     anyway, so this only lets it say goodbye. ``stop_grace``: the same when the job ends. ``reap``: until a killed
@@ -26,6 +27,7 @@ class Timing:
     request: float = 2.0
     probe: float = 1.0
     retry: float = 0.2
+    policy: float = 2.0
     yield_grace: float = 0.5
     stop_grace: float = 5.0
     reap: float = 10.0

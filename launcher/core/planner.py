@@ -194,7 +194,7 @@ def _ask(draft: Draft, failure: Failure, policy: Policy) -> Decision:
         wrong = refusal(decision, failure, draft)
         if wrong is not None:
             draft.reasons.append(f"policy {name}: {_said(decision)} is refused: {wrong}; the ladder decides")
-    except Exception as error:  # noqa: BLE001 - users write policies, and a job must not end because one is wrong
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - users write policies; a wrong one must not end a job
         draft.reasons.append(f"policy {name} raised {type(error).__name__}: {one_line(str(error))}; the ladder decides")
     else:
         if wrong is None:

@@ -37,7 +37,8 @@ class Policy:
 
     Derive from it and override :meth:`on_failure`. A decision that breaks an invariant, or an exception, is noted in
     the plan, and this ladder takes over for that failure. A policy is asked by whoever is the controller, which may
-    change at any time: what it must remember stands in the cluster's plan and history, not in the object.
+    change at any time: what it must remember stands in the cluster's plan and history, not in the object. The job
+    stands still meanwhile, so it has 2 seconds for all that has happened at once; then the ladder decides instead.
     """
 
     def on_failure(self, failure: Failure, cluster: Cluster) -> Decision:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,11 +18,13 @@ from tlaunch.launcher.control.layout import Keys
 from tlaunch.launcher.control.probe import Listener
 from tlaunch.launcher.control.records import Ack, Registration, Report, Stop
 from tlaunch.launcher.control.timing import Timing
+from tlaunch.launcher.core import decisions
 from tlaunch.launcher.core.assign import Assignment, Generation
+from tlaunch.launcher.core.cluster import Cluster
 from tlaunch.launcher.core.codec import decode, encode
 from tlaunch.launcher.core.events import AllFinished, Exit, NodeLost, RankFailed, SlotFailed
 from tlaunch.launcher.core.plan import Plan
-from tlaunch.launcher.core.policy import Policy
+from tlaunch.launcher.core.policy import Failure, Policy
 from tlaunch.launcher.core.spec import JobSpec
 from tlaunch.launcher.store.memory import MemoryStore
 from tlaunch.launcher.store.mirror import Mirror
@@ -31,20 +34,20 @@ from tlaunch.topology.model import Node, Slot
 KEYS = Keys("job")
 NODES = ("node-0", "node-1", "node-2")
 SPEC = JobSpec("job", nodes=3, spares=2, mesh=Mesh.flat(4))
-TIMING = Timing(retry=0.01, probe=0.05, request=0.1)
+TIMING = Timing(retry=0.01, probe=0.05, request=0.1, policy=0.05)
 
 
 class Stage:
     """A store with three nodes, and a controller that leads them."""
 
-    def __init__(self, mirror: Mirror, store: MemoryStore, fence: Fence) -> None:
+    def __init__(self, mirror: Mirror, store: MemoryStore, fence: Fence, policy: Policy) -> None:
         self.store = store
         self.settled_since: float | None = 0.0
         self._mirror = mirror
         self.controller = Controller(
             ledger=Ledger(store, KEYS, fence),
             spec=SPEC,
-            policy=Policy(),
+            policy=policy,
             timing=TIMING,
             contact_since=lambda: self.settled_since,
         )
@@ -73,7 +76,7 @@ class Stage:
 
 
 @asynccontextmanager
-async def stage() -> AsyncIterator[tuple[Stage, dict[str, Listener]]]:
+async def stage(policy: Policy | None = None) -> AsyncIterator[tuple[Stage, dict[str, Listener]]]:
     store = MemoryStore()
     listeners = {}
     revision = await store.put(KEYS.leader, b"us")
@@ -84,7 +87,7 @@ async def stage() -> AsyncIterator[tuple[Stage, dict[str, Listener]]]:
         await store.put(KEYS.agent(name), encode(record))
         await store.put(KEYS.node(name), encode(node))
     async with Mirror(store.client(), KEYS.root) as mirror, asyncio.timeout(20):
-        staged = Stage(mirror, store, Fence(KEYS.leader, revision))
+        staged = Stage(mirror, store, Fence(KEYS.leader, revision), policy or Policy())
         try:
             yield staged, listeners
         finally:
@@ -222,6 +225,25 @@ async def test_a_stop_does_not_wait_for_contact_to_settle() -> None:
         await on.store.put(KEYS.stop, encode(Stop("stopped by SIGINT", 130)))
         assert (await on.plan(2)).result is not None
         assert time.monotonic() - start < TIMING.lease / 2
+
+
+async def test_a_policy_that_blocks_does_not_block_the_agent() -> None:
+    let = threading.Event()
+
+    class Blocks(Policy):
+        def on_failure(self, failure: Failure, cluster: Cluster) -> decisions.Decision:
+            let.wait(10)
+            return decisions.Stop("never said")
+
+    try:
+        async with stage(Blocks()) as (on, _):
+            await on.plan(1)
+            await on.store.put(KEYS.report("node-0"), encode(Report(1, {}, {1: "XID 79"})))
+            plan = await on.plan(2)
+            assert plan.seats[1].slot.node == "node-2"
+            assert plan.reasons[0] == "policy Blocks took longer than 0.05 s; the ladder decides"
+    finally:
+        let.set()
 
 
 async def test_all_finished_ends_the_job_and_the_term() -> None:
