@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import os
 import signal
+from pathlib import Path
 
+from tlaunch.errors import InputError
 from tlaunch.launcher.control.config import AgentConfig
 from tlaunch.launcher.control.layout import Keys
 from tlaunch.launcher.control.timing import Timing
@@ -24,10 +26,13 @@ from tlaunch.launcher.process.scratch import Scratch
 from tlaunch.launcher.store.embedded import EmbeddedEtcd
 from tlaunch.launcher.store.endpoints import ETCD
 from tlaunch.launcher.store.etcd import connect
+from tlaunch.launcher.store.protocol import Store
 from tlaunch.topology.model import Node
 
 LOOPBACK = "127.0.0.1"
 SCRATCH = "tlaunch-run-"
+LONGEST_SOCKET = 107
+"""Bytes that a socket's path may have; see unix(7)."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -84,35 +89,42 @@ class _LocalRun:
         running.cancel()
 
     async def _run(self) -> int:
-        request = self._request
         async with contextlib.AsyncExitStack() as stack:
-            env = base_environment(os.environ, len(request.machine.slots))
-            scratch = Scratch(SCRATCH)
-            stack.callback(scratch.remove)
-            zygote = str(scratch.path / "zygote")
-            await stack.enter_async_context(
-                zygote_process(zygote, env, request.log_dir / "zygote.log", self._view.notice)
-            )
-            endpoints = request.endpoints
-            if endpoints is None:
-                etcd = await stack.enter_async_context(EmbeddedEtcd(request.log_dir))
-                endpoints = etcd.endpoints
-                stack.callback(asyncio.create_task(self._mind(etcd)).cancel)
-            store = await connect(endpoints)
-            stack.push_async_callback(store.close)
-            stack.enter_context(register(request.spec.job_id, endpoints.environment()[ETCD]))
-            await stack.enter_async_context(
-                claim(store, self._watch.keys, request.spec, self._timing, self._watch.fail)
-            )
-            # Only now that the id is ours: the file could be that of the job that has it.
-            log = stack.enter_context(EventLog(request.log_dir, self._view.notice))
-            stack.push_async_callback(self._finish_agents)
-            for node in request.machine:
-                await self._start_agent(node, {**env, **endpoints.environment()}, zygote)
+            try:
+                store, log = await self._start(stack)
+            except OSError as error:
+                if error.filename is None:
+                    raise
+                # A place that the user has chosen: the log directory, the temporary one, or what stands in them.
+                raise InputError(f"{error.filename}: {error.strerror}") from error
             result = await self._watch.run(store, Follower(self._view, log))
             await self._finish_agents()
             self._view.close(result)
             return result.code
+
+    async def _start(self, stack: contextlib.AsyncExitStack) -> tuple[Store, EventLog]:
+        """Start everything that the job needs; the stack ends it in reverse order."""
+        request = self._request
+        env = base_environment(os.environ, len(request.machine.slots))
+        scratch = Scratch(SCRATCH)
+        stack.callback(scratch.remove)
+        zygote = _socket_in(scratch.path)
+        await stack.enter_async_context(zygote_process(zygote, env, request.log_dir / "zygote.log", self._view.notice))
+        endpoints = request.endpoints
+        if endpoints is None:
+            etcd = await stack.enter_async_context(EmbeddedEtcd(request.log_dir))
+            endpoints = etcd.endpoints
+            stack.callback(asyncio.create_task(self._mind(etcd)).cancel)
+        store = await connect(endpoints)
+        stack.push_async_callback(store.close)
+        stack.enter_context(register(request.spec.job_id, endpoints.environment()[ETCD]))
+        await stack.enter_async_context(claim(store, self._watch.keys, request.spec, self._timing, self._watch.fail))
+        # Only now that the id is ours: the file could be that of the job that has it.
+        log = stack.enter_context(EventLog(request.log_dir, self._view.notice))
+        stack.push_async_callback(self._finish_agents)
+        for node in request.machine:
+            await self._start_agent(node, {**env, **endpoints.environment()}, zygote)
+        return store, log
 
     async def _mind(self, etcd: EmbeddedEtcd) -> None:
         """Nothing that the job still needs outlives its own etcd."""
@@ -143,3 +155,10 @@ class _LocalRun:
                 agent.terminate()
         grace = self._timing.stop_grace + self._timing.reap
         await asyncio.gather(*(agent.finish(grace) for agent in self._agents))
+
+
+def _socket_in(folder: Path) -> str:
+    path = folder / "zygote"
+    if len(os.fsencode(path)) > LONGEST_SOCKET:
+        raise InputError(f"{path}: too long for a socket, which takes {LONGEST_SOCKET} bytes; set a shorter TMPDIR")
+    return str(path)

@@ -55,3 +55,27 @@ def test_under_nohup_a_job_outlives_its_terminal(tmp_path: Path) -> None:
             assert "stopping" not in console(job)
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("name", ["zygote.log", "events.jsonl", "agents/node-01.log"])
+def test_a_log_that_cannot_be_written_is_one_line_at_once(tmp_path: Path, name: str) -> None:
+    (tmp_path / "logs" / name).mkdir(parents=True)
+    started = time.monotonic()
+    with running(tmp_path, *PAIR) as job:
+        assert job.ended() == 2
+        assert console(job) == f"tlaunch: {job.logs / name}: Is a directory\n"
+    assert time.monotonic() - started < 10, "it must not wait for the agents that have been started"
+
+
+def test_a_temporary_directory_too_deep_for_a_socket_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = tmp_path / ("d" * 100)
+    deep.mkdir()
+    monkeypatch.setenv("TMPDIR", str(deep))
+    with running(tmp_path, *PAIR) as job:
+        assert job.ended() == 2
+        (line,) = console(job).splitlines()
+        assert line.startswith(f"tlaunch: {deep}/tlaunch-run-")
+        assert line.endswith("/zygote: too long for a socket, which takes 107 bytes; set a shorter TMPDIR")
+        assert list(deep.iterdir()) == []
