@@ -12,10 +12,13 @@ from tlaunch.launcher.control.layout import Keys
 from tlaunch.launcher.core.assign import Assignment, Generation
 from tlaunch.launcher.core.codec import encode
 from tlaunch.launcher.core.plan import Plan
-from tlaunch.launcher.store.protocol import Compare, Put, Store
+from tlaunch.launcher.store.protocol import Compare, Delete, Put, Store
 
 TXN_PUTS = 100
 """etcd refuses transactions of more than 128 operations by default (``--max-txn-ops``)."""
+
+KEPT_PLANS = 16
+"""How many plans the store holds: a job may see hundreds of failures, and a plan may take hundreds of kilobytes."""
 
 
 class Committed(Enum):
@@ -40,17 +43,20 @@ class Ledger:
 
         Assignments that do not fit into the one transaction are written before it: an agent heeds an assignment only
         once its generation is the current one. Raises ``StoreUnknown`` when the outcome is open; the caller reads
-        before it goes on.
+        before it goes on. Raises ``CodecError``, and has written nothing, when the plan cannot be written.
         """
         keys = self.keys
+        current = [Put(keys.plan(plan.generation), encode(plan)), Put(keys.generation, encode(head))]
+        expired = plan.generation - KEPT_PLANS
+        oldest = [Delete(keys.plan(expired)), Delete(keys.rendezvous(expired))] if expired > 0 else []
         compare = [self.fence.compare(), Compare(keys.generation, mod_revision=head_revision)]
         batches = list(_batches([Put(keys.assign(node), encode(given)) for node, given in changed.items()]))
         last = batches.pop() if batches and len(batches[-1]) <= TXN_PUTS - 2 else []
         for batch in batches:
             if not (await self.store.txn(compare, batch)).succeeded:
                 return Committed.LOST
-        final = [*last, Put(keys.plan(plan.generation), encode(plan)), Put(keys.generation, encode(head))]
-        return Committed.DONE if (await self.store.txn(compare, final)).succeeded else Committed.LOST
+        done = await self.store.txn(compare, [*last, *current, *oldest])
+        return Committed.DONE if done.succeeded else Committed.LOST
 
 
 def _batches(puts: Sequence[Put]) -> Iterator[list[Put]]:

@@ -15,6 +15,7 @@ from tlaunch.launcher.control.snapshot import Moment, View, snapshot
 from tlaunch.launcher.control.timing import Timing
 from tlaunch.launcher.core.assign import Assignment, assignments, generation_head
 from tlaunch.launcher.core.cluster import Cluster
+from tlaunch.launcher.core.codec import CodecError
 from tlaunch.launcher.core.detect import detect, next_deadline
 from tlaunch.launcher.core.events import (
     AckOverdue,
@@ -25,6 +26,7 @@ from tlaunch.launcher.core.events import (
     SlotFailed,
     StopRequested,
 )
+from tlaunch.launcher.core.generations import unwritable
 from tlaunch.launcher.core.invariants import InvariantBroken
 from tlaunch.launcher.core.plan import Plan
 from tlaunch.launcher.core.planner import Outcome
@@ -184,6 +186,18 @@ class Controller:
 
     async def _commit(self, view: View, plan: Plan, cluster: Cluster) -> bool:
         """Commit; false when somebody else leads now."""
+        try:
+            outcome = await self._write(view, plan, cluster)
+        except CodecError as error:
+            # Whoever leads next would make the same plan.
+            log.error("generation %d cannot be written, which ends the job: %s", plan.generation, error)  # noqa: TRY400
+            outcome = await self._write(view, unwritable(plan, str(error)), cluster)
+        if outcome is Committed.LOST:
+            log.info("generation %d: lost to another controller or to a newer state", plan.generation)
+        return outcome is not Committed.LOST
+
+    async def _write(self, view: View, plan: Plan, cluster: Cluster) -> Committed | None:
+        """Write a plan; ``None`` when it is unknown whether that was done."""
         previous = dict(view.below(Assignment, self.ledger.keys.assigns))
         wanted = assignments(plan, cluster.machine, previous)
         changed = {node: given for node, given in wanted.items() if previous.get(node) != given}
@@ -191,13 +205,10 @@ class Controller:
         revision = 0 if head is None else head.mod_revision
         record = generation_head(plan, self.spec)
         try:
-            outcome = await self.ledger.commit(revision, plan, record, changed)
+            return await self.ledger.commit(revision, plan, record, changed)
         except StoreUnknown as error:
             log.warning("generation %d: unknown whether it was committed (%s); reading again", plan.generation, error)
-            return True
-        if outcome is Committed.LOST:
-            log.info("generation %d: lost to another controller or to a newer state", plan.generation)
-        return outcome is Committed.DONE
+            return None
 
     async def _catch_up(self, mirror: Mirror, generation: int) -> None:
         """Wait until the mirror shows our own commit; after an unknown outcome, give up once contact is proven anew."""

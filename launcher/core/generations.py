@@ -73,6 +73,13 @@ def ending(cluster: Cluster, events: Sequence[Event], result: Result, reasons: I
     )
 
 
+def unwritable(plan: Plan, why: str) -> Plan:
+    """Return what ends the job in place of a plan that cannot be written, for example because it is too large."""
+    result = plan.result or Result(1, one_line(f"generation {plan.generation} cannot be written: {why}", 1000))
+    said = f"end with exit code {result.code}: {result.reason}"
+    return Plan(plan.generation, plan.mesh, seats=(), restarts=plan.restarts, result=result, decisions=(said,))
+
+
 def kept(events: Sequence[Event]) -> tuple[Event, ...]:
     """Return what a plan records of its events: documents are limited in size, and so are the first causes."""
     crashes = [event for event in events if isinstance(event, RankFailed)]

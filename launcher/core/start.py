@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tlaunch.launcher.core.cluster import Cluster
+from tlaunch.launcher.core.codec import MAX_BYTES, CodecError, encode
 from tlaunch.launcher.core.events import Event, NodesReady, StartOverdue
 from tlaunch.launcher.core.generations import ending, following
 from tlaunch.launcher.core.plan import Plan, Result
@@ -13,6 +14,9 @@ from tlaunch.topology.placement import place
 
 BAD_INPUT = 2
 """The exit code for a job that cannot be run as it was asked for."""
+
+FIRST_PLAN_BYTES = MAX_BYTES * 3 // 4
+"""The largest first plan. Those after it tell of failures besides, and have to fit into one document as well."""
 
 
 def first_plan(cluster: Cluster, events: Sequence[Event]) -> Plan | None:
@@ -30,7 +34,8 @@ def first_plan(cluster: Cluster, events: Sequence[Event]) -> Plan | None:
         have = f"{count(len(cluster.alive), 'node')} with {count(slots, 'slot')}"
         return ending(cluster, events, Result(BAD_INPUT, f"the job asks for {wanted}, but there are only {have}"))
     if ready and healthy >= spec.world_size:
-        return _placed(cluster, events)
+        plan = _placed(cluster, events)
+        return plan if _fits(plan) else ending(cluster, events, Result(BAD_INPUT, _too_large(plan)))
     if any(isinstance(event, StartOverdue) for event in events):
         return ending(cluster, events, Result(1, _why_not(cluster, healthy)))
     return None
@@ -54,6 +59,17 @@ def _placed(cluster: Cluster, events: Sequence[Event]) -> Plan:
         decisions=[f"start {count(spec.world_size, 'rank')} ({spec.mesh}) on {count(nodes, 'node')}"],
         reasons=reasons,
     )
+
+
+def _fits(plan: Plan) -> bool:
+    try:
+        return len(encode(plan)) <= FIRST_PLAN_BYTES
+    except CodecError:
+        return False
+
+
+def _too_large(plan: Plan) -> str:
+    return f"the job has {plan.world_size} ranks: their plan would take more than {FIRST_PLAN_BYTES} bytes"
 
 
 def _why_not(cluster: Cluster, healthy: int) -> str:

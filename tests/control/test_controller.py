@@ -289,6 +289,20 @@ async def test_after_a_commit_of_unknown_outcome_it_reads_and_goes_on(*, applied
         assert await on.generations() == 2
 
 
+async def test_a_plan_that_cannot_be_written_ends_the_job_and_says_so() -> None:
+    async with stage() as (on, _):
+        await on.plan(1)
+        node = Node("node-9", 200, "node-9", "rack")
+        await on.store.put(KEYS.agent("node-9"), encode(Registration(node, "host", 1, "node-9", "127.0.0.1:1")))
+        broken = dict.fromkeys(range(200), "\N{SKULL}" * 300)  # 3.6 kB each as JSON, in the plan twice
+        await on.store.put(KEYS.report("node-9"), encode(Report(1, {}, broken)))
+        plan = await on.plan(2)
+        assert plan.result is not None
+        assert plan.result.code == 1
+        assert plan.result.reason.startswith("generation 2 cannot be written: ")
+        await on.running
+
+
 async def test_an_outage_of_the_store_decides_nothing() -> None:
     async with stage() as (on, _):
         await on.plan(1)

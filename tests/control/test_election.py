@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
-from tlaunch.launcher.control.commit import Committed, Ledger
+from tlaunch.launcher.control.commit import KEPT_PLANS, Committed, Ledger
 from tlaunch.launcher.control.election import Fence, campaign
 from tlaunch.launcher.control.layout import Keys
 from tlaunch.launcher.control.membership import Membership
 from tlaunch.launcher.control.records import Registration
 from tlaunch.launcher.control.timing import Timing
 from tlaunch.launcher.core.assign import Assignment, Generation
+from tlaunch.launcher.core.codec import MAX_BYTES, CodecError
 from tlaunch.launcher.core.plan import Plan
 from tlaunch.launcher.store.memory import MemoryStore
 from tlaunch.topology.mesh import Mesh
@@ -104,3 +106,32 @@ async def test_assignments_of_any_number_of_nodes_are_written_with_the_plan(node
         head = await store.get(KEYS.generation)
         assert head is not None
         assert head.mod_revision >= max(kv.mod_revision for kv in listing.items), "the head comes last"
+
+
+async def test_the_store_holds_the_latest_plans_only() -> None:
+    store = MemoryStore()
+    one = Candidate(store, "one")
+    async with asyncio.timeout(5), campaigning(one):
+        ledger = Ledger(store, KEYS, await one.terms.get())
+        last = KEPT_PLANS + 3
+        for generation in range(1, last + 1):
+            await store.put(KEYS.rendezvous(generation), b"")
+            before = await store.get(KEYS.generation)
+            revision = 0 if before is None else before.mod_revision
+            plan = replace(PLAN, generation=generation)
+            assert await ledger.commit(revision, plan, replace(HEAD, number=generation), {}) is Committed.DONE
+        kept = range(last - KEPT_PLANS + 1, last + 1)
+        assert [kv.key for kv in (await store.list(KEYS.plans)).items] == [KEYS.plan(number) for number in kept]
+        meetings = await store.list(KEYS.rendezvous(0).removesuffix("00000000"))
+        assert [kv.key for kv in meetings.items] == [KEYS.rendezvous(number) for number in kept]
+
+
+async def test_a_plan_that_is_too_large_is_refused_before_anything_is_written() -> None:
+    store = MemoryStore()
+    one = Candidate(store, "one")
+    changed = {f"node-{index}": Assignment(1, None, ()) for index in range(250)}
+    async with asyncio.timeout(5), campaigning(one):
+        ledger = Ledger(store, KEYS, await one.terms.get())
+        with pytest.raises(CodecError):
+            await ledger.commit(0, replace(PLAN, reasons=("x" * MAX_BYTES,)), HEAD, changed)
+        assert not (await store.list(KEYS.assigns)).items

@@ -73,6 +73,12 @@ def test_too_many_bad_slots_at_the_start_end_the_job_when_nothing_comes() -> Non
     )
 
 
+def test_a_job_whose_plan_would_be_too_large_does_not_start() -> None:
+    world = World.of(racks(1, 4096, 8), "dp=32768")
+    world.look()
+    assert world.result == Result(2, "the job has 32768 ranks: their plan would take more than 786432 bytes")
+
+
 def test_a_start_that_is_overdue_ends_the_job() -> None:
     world = World.of(racks(1, 3, 2), "dp=4", start_timeout=60)
     world.lose("r0-n0")
