@@ -296,6 +296,7 @@ async def test_a_plan_that_cannot_be_written_ends_the_job_and_says_so() -> None:
         await on.store.put(KEYS.agent("node-9"), encode(Registration(node, "host", 1, "node-9", "127.0.0.1:1")))
         broken = dict.fromkeys(range(200), "\N{SKULL}" * 300)  # 3.6 kB each as JSON, in the plan twice
         await on.store.put(KEYS.report("node-9"), encode(Report(1, {}, broken)))
+        await on.store.put(KEYS.report("node-0"), encode(Report(1, {}, {1: "XID 79"})))
         plan = await on.plan(2)
         assert plan.result is not None
         assert plan.result.code == 1
