@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import NoReturn
@@ -13,6 +14,8 @@ from tlaunch.launcher.control.records import Leader
 from tlaunch.launcher.control.timing import Timing
 from tlaunch.launcher.core.codec import encode
 from tlaunch.launcher.store.protocol import Compare, Get, Put, Store, StoreError, StoreRefused, WatchBroken
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,7 @@ async def campaign(
     """
     registration = membership.registration
     leader = encode(Leader(registration.node.name, registration.incarnation))
+    told = ""
     while True:
         lease = await membership.lease()
         try:
@@ -52,7 +56,10 @@ async def campaign(
                 await _vacancy(store, keys.leader, result.revision)
         except StoreRefused:
             raise
-        except StoreError:
+        except StoreError as error:
+            if str(error) != told:  # an outage lasts, and there are many tries in a minute
+                log.warning("%s", error)
+            told = str(error)
             await asyncio.sleep(timing.retry)
 
 

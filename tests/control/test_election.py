@@ -19,6 +19,7 @@ from tlaunch.launcher.core.assign import Assignment, Generation
 from tlaunch.launcher.core.codec import MAX_BYTES, CodecError
 from tlaunch.launcher.core.plan import Plan
 from tlaunch.launcher.store.memory import MemoryStore
+from tlaunch.launcher.store.protocol import StoreError
 from tlaunch.topology.mesh import Mesh
 from tlaunch.topology.model import Node
 
@@ -135,3 +136,21 @@ async def test_a_plan_that_is_too_large_is_refused_before_anything_is_written() 
         with pytest.raises(CodecError):
             await ledger.commit(0, replace(PLAN, reasons=("x" * MAX_BYTES,)), HEAD, changed)
         assert not (await store.list(KEYS.assigns)).items
+
+
+async def test_what_ends_a_term_is_told_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    store = MemoryStore()
+    errors = [StoreError("the value is too large")] * 3 + [StoreError("no space left")]
+    ended = asyncio.Event()
+
+    class Failing(Candidate):
+        async def lead(self, fence: Fence) -> None:
+            if errors:
+                raise errors.pop(0)
+            ended.set()
+            await asyncio.Event().wait()
+
+    one = Failing(store, "one")
+    async with asyncio.timeout(5), campaigning(one):
+        await ended.wait()
+    assert [record.message for record in caplog.records] == ["the value is too large", "no space left"]
