@@ -15,6 +15,9 @@ from tlaunch.launcher.control.records import Registration
 
 GREETING_LIMIT = 256
 
+AT_ONCE = 128
+"""How many agents are asked at the same time: each takes a file descriptor, of which there are 1024 by default."""
+
 
 class Verdict(Enum):
     """``GONE`` is certain: nobody listens there, or another incarnation does. ``SILENT`` is not."""
@@ -72,8 +75,22 @@ async def probe(registration: Registration, timeout: float) -> Verdict:
     return Verdict.ALIVE if greeting.decode(errors="replace").strip() == registration.incarnation else Verdict.GONE
 
 
-async def probe_all(registrations: Iterable[Registration], timeout: float) -> Mapping[str, Verdict]:
-    """Ask many agents at once; the verdicts by node."""
+async def probe_all(
+    registrations: Iterable[Registration], timeout: float, at_once: int = AT_ONCE
+) -> Mapping[str, Verdict]:
+    """Ask many agents; the verdicts by node. Takes ``timeout`` seconds at most.
+
+    When ``at_once`` agents are silent all that time, others may not be asked. They count as silent as well.
+    """
     asked = tuple(registrations)
-    verdicts = await asyncio.gather(*(probe(registration, timeout) for registration in asked))
+    gate = asyncio.Semaphore(at_once)
+
+    async def ask(registration: Registration) -> Verdict:
+        try:
+            async with asyncio.timeout(timeout), gate:
+                return await probe(registration, timeout)
+        except TimeoutError:
+            return Verdict.SILENT
+
+    verdicts = await asyncio.gather(*(ask(registration) for registration in asked))
     return {registration.node.name: verdict for registration, verdict in zip(asked, verdicts, strict=True)}

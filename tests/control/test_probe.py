@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import time
 
 from tlaunch.launcher.control.probe import Listener, Verdict, probe, probe_all
 from tlaunch.launcher.control.records import Registration
@@ -47,3 +49,33 @@ async def test_many_are_asked_at_once() -> None:
     asked = [registration(address, node="a"), registration(closed, node="b"), registration("nonsense", node="c")]
     assert await probe_all(asked, 5) == {"a": Verdict.ALIVE, "b": Verdict.GONE, "c": Verdict.SILENT}
     await listener.close()
+
+
+async def test_no_more_than_so_many_are_asked_at_once() -> None:
+    now, most = 0, 0
+
+    async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        await asyncio.sleep(0.01)  # whoever else is asked at the same time gets here as well
+        now -= 1
+        writer.write(b"abc\n")
+        writer.close()
+
+    server = await asyncio.start_server(greet, "127.0.0.1", 0)
+    address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    asked = [registration(address, node=f"node-{index}") for index in range(20)]
+    assert set((await probe_all(asked, 10, at_once=3)).values()) == {Verdict.ALIVE}
+    assert most == 3
+    server.close()
+    await server.wait_closed()
+
+
+async def test_many_silent_agents_take_no_longer_than_one() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as stopped:
+        address = f"127.0.0.1:{stopped.getsockname()[1]}"
+        asked = [registration(address, node=f"node-{index}") for index in range(20)]
+        start = time.monotonic()
+        assert set((await probe_all(asked, 0.2, at_once=2)).values()) == {Verdict.SILENT}
+        assert time.monotonic() - start < 1.5, "ten rounds would take 2 s"
