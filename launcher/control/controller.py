@@ -136,6 +136,7 @@ class Controller:
         """Log what was decided and why, once: a decision to do nothing comes back at every look."""
         decisions = outcome.plan.decisions if outcome.plan else ()
         reasons = outcome.plan.reasons if outcome.plan else outcome.reasons
+        events = outcome.plan.events if outcome.plan else events
         said = (*map(str, events[:TOLD]), *decisions, *reasons)
         if said != self._said and (outcome.plan is not None or outcome.reasons):
             for sentence in said:

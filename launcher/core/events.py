@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from signal import Signals
 
@@ -10,7 +10,7 @@ from tlaunch.topology.explain import ranks as rank_list
 from tlaunch.topology.model import Slot
 
 
-def one_line(text: str, limit: int = 300) -> str:
+def one_line(text: str, limit: int = 200) -> str:
     """Return foreign text as one line of at most ``limit`` characters."""
     line = " ".join(text.split())
     return line if len(line) <= limit else line[: limit - 3] + "..."
@@ -172,3 +172,12 @@ Event = (
     | StartOverdue
     | StopRequested
 )
+
+
+def hardware_failed(events: Iterable[Event]) -> bool:
+    """Tell whether ranks have lost the hardware under them. Then processes elsewhere fail too: their peers are gone."""
+    return any(
+        bool(event.ranks) if isinstance(event, NodeLost | AckOverdue) else event.rank is not None
+        for event in events
+        if isinstance(event, NodeLost | AckOverdue | SlotFailed)
+    )

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from tlaunch.launcher.core.cluster import Cluster
-from tlaunch.launcher.core.events import Event, Exit, RankFailed, one_line
+from tlaunch.launcher.core.events import Event, Exit, RankFailed, hardware_failed, one_line
 from tlaunch.launcher.core.plan import Plan, Result, Seat
 from tlaunch.topology.mesh import Mesh
 from tlaunch.topology.model import Slot
@@ -81,8 +81,11 @@ def unwritable(plan: Plan, why: str) -> Plan:
 
 
 def kept(events: Sequence[Event]) -> tuple[Event, ...]:
-    """Return what a plan records of its events: documents are limited in size, and so are the first causes."""
-    crashes = [event for event in events if isinstance(event, RankFailed)]
+    """Return what a plan records of its events: documents are limited in size, and so are the first causes.
+
+    When hardware failed, what its victims said on their way out is left out: the reasons name their ranks.
+    """
+    crashes = [] if hardware_failed(events) else [event for event in events if isinstance(event, RankFailed)]
     recorded = {event.rank: _trimmed(event, first=event is crashes[0]) for event in crashes[:KEPT_CRASHES]}
     return tuple(
         recorded[event.rank] if isinstance(event, RankFailed) else event

@@ -14,8 +14,8 @@ from tlaunch.launcher.core.events import (
     Event,
     NodeLost,
     RankFailed,
-    SlotFailed,
     StopRequested,
+    hardware_failed,
     named,
     one_line,
 )
@@ -76,7 +76,7 @@ def _result(events: Sequence[Event]) -> Result | None:
 
 
 def _recover(cluster: Cluster, events: Sequence[Event], policy: Policy) -> Outcome:
-    hardware = any(isinstance(event, NodeLost | AckOverdue | SlotFailed) and _ranks(event) for event in events)
+    hardware = hardware_failed(events)
     crashes = [event for event in events if isinstance(event, RankFailed)]
     draft = Draft(cluster)
     draft.condemn(_bad(cluster, events))
@@ -85,6 +85,7 @@ def _recover(cluster: Cluster, events: Sequence[Event], policy: Policy) -> Outco
 
     # When hardware fails, processes on healthy slots fail with it: their peers are gone. That is not their fault.
     crash = None if hardware or not crashes else crashes[0]
+    _tell_consequences(draft, crashes, crash)
     failures = tuple(_failures(draft.cluster, events, crash))
     for index, failure in enumerate(failures):
         decision = _settle(draft, failure, failures[index + 1 :], policy)
@@ -100,7 +101,6 @@ def _recover(cluster: Cluster, events: Sequence[Event], policy: Policy) -> Outco
             limit = cluster.spec.min_world
             return _stop(draft, events, Result(1, f"{left} ranks are left, --min-world is {limit}: {failures[0]}"))
     draft.drain()
-    _tell_consequences(draft, crashes, crash)
     return Outcome(_sealed(draft, events, restarts=draft.plan.restarts + (crash is not None)))
 
 
@@ -143,12 +143,6 @@ def _bad(cluster: Cluster, events: Sequence[Event]) -> dict[Slot, str]:
 def _overdue(cluster: Cluster) -> str:
     generation = 0 if cluster.plan is None else cluster.plan.generation
     return f"its agent has not applied generation {generation} within {cluster.spec.ack_timeout:g} s"
-
-
-def _ranks(event: NodeLost | AckOverdue | SlotFailed) -> tuple[int, ...]:
-    if isinstance(event, SlotFailed):
-        return () if event.rank is None else (event.rank,)
-    return event.ranks
 
 
 def _failures(cluster: Cluster, events: Sequence[Event], crash: RankFailed | None) -> Iterator[Failure]:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.core.world import World, racks
 from tlaunch.launcher.core.codec import encode
-from tlaunch.launcher.core.events import Exit, RankFailed
+from tlaunch.launcher.core.events import Exit, NodeLost, RankFailed
 from tlaunch.launcher.core.generations import KEPT_CRASHES, KEPT_SENTENCES, KEPT_TRACEBACK
 from tlaunch.launcher.core.plan import Plan, Result
 from tlaunch.topology.model import Node, Scope, Slot
@@ -433,6 +433,31 @@ def test_a_plan_tells_the_first_of_many_decisions() -> None:
     assert plan.world_size == 400
     assert len(plan.decisions) == KEPT_SENTENCES + 1
     assert plan.decisions[-1] == "and 200 more"
+
+
+def test_a_plan_does_not_repeat_what_the_victims_of_a_lost_node_said(world: World) -> None:
+    world.crash_all(first=2)
+    world.lose("r1-n0")
+    plan = recovered(world)
+    assert [type(event) for event in plan.events] == [NodeLost]
+    assert plan.reasons[0] == "ranks 0-3,6-7 failed as a consequence of the hardware; that is not counted"
+
+
+def test_the_victims_are_named_when_lost_hardware_ends_the_job() -> None:
+    world = World.started(racks(1, 2, 2), "dp=4", min_world=4)
+    world.crash_all(first=0)
+    world.lose("r0-n1")
+    world.look()
+    assert world.result.code == 1
+    assert [type(event) for event in world.plan.events] == [NodeLost]
+    assert world.plan.reasons[0] == "ranks 0-1 failed as a consequence of the hardware; that is not counted"
+
+
+def test_an_event_is_one_short_line_whatever_a_process_says(world: World) -> None:
+    world.crash(3, message="[connection.cc:1] Connection reset by peer\n" * 100)
+    said = str(recovered(world).events[0])
+    assert "\n" not in said
+    assert len(said) < 260
 
 
 def test_a_plan_stays_small_when_everything_fails_at_once() -> None:
