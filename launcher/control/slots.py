@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from tlaunch.errors import TlaunchError
 from tlaunch.launcher.control.output import Output
@@ -223,7 +224,7 @@ class Slots:
             log.warning("rank %d: %s", running.seat.rank, running.process.note)
         if not running.yielding:
             self._exits[running.seat.rank] = Exit(
-                ended.code, ended.signal, _short(ended.message), _end_of(ended.traceback), time.time()
+                ended.code, ended.signal, _short(ended.message), _end_of(ended.traceback), _failed_at(ended)
             )
             self._changed()
 
@@ -244,6 +245,19 @@ class Slots:
             raise Stuck(
                 f"{len(late)} processes on {self._node.name} did not die of SIGKILL within {self._timing.reap:g} s"
             )
+
+
+def _failed_at(ended: messages.Exit) -> float:
+    """Return the wall time of a failure, to tell causes from consequences.
+
+    The error file is written as soon as the script has failed. Until its process has ended more time passes, in which
+    its peers notice, fail and may end before it.
+    """
+    now = time.time()
+    try:
+        return min(now, Path(ended.error_file).stat().st_mtime) if ended.error_file else now
+    except OSError:
+        return now
 
 
 def _short(message: str | None) -> str | None:

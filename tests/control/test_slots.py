@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -23,10 +24,11 @@ from tlaunch.topology.model import Node
 NODE = Node("node-00", 2)
 NOWHERE = Rendezvous("127.0.0.1", 1)
 SCRIPT = """
-import os, sys, time
+import atexit, os, sys, time
 rank, generation = os.environ["RANK"], os.environ["TLAUNCH_GENERATION"]
 open(f"{sys.argv[1]}/{generation}-{rank}-{os.getpid()}", "w").close()
 if len(sys.argv) > 2:
+    atexit.register(time.sleep, 0.5)
     raise ValueError(int(sys.argv[2]) * "x")
 time.sleep(600)
 """
@@ -154,7 +156,7 @@ async def test_a_rank_that_cannot_be_started_is_reported_and_its_standby_is_not_
     assert stage.slots.report.exits == {}
 
 
-async def test_a_message_of_any_length_fits_into_a_report(tmp_path: Path) -> None:
+async def test_a_failure_is_reported_with_its_moment_and_no_more_words_than_fit(tmp_path: Path) -> None:
     stage = Stage(tmp_path, str(4 << 20))
     await stage.run(1, 0)
     async with asyncio.timeout(30):
@@ -164,6 +166,7 @@ async def test_a_message_of_any_length_fits_into_a_report(tmp_path: Path) -> Non
     assert ended.traceback is not None
     assert len(ended.message) <= LONGEST_MESSAGE
     assert len(ended.traceback) <= LONGEST_TRACEBACK
+    assert ended.time < time.time() - 0.4, "it failed when it raised, not when its process had ended"
     encode(stage.slots.report)
     await stage.slots.stop(0.1)
     await stage.zygotes.close()
