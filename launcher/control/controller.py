@@ -55,6 +55,7 @@ class Controller:
     _planned: tuple[int, float] = (0, 0.0)
     _struck: dict[str, int] = field(default_factory=dict)
     _suspected_at: float | None = None
+    _crashed_at: float | None = None
     _waiting_since: float | None = None
     _said: tuple[str, ...] = ()
     _decider: Decider = field(init=False)
@@ -105,6 +106,9 @@ class Controller:
             if silent and self._patience(cluster):
                 return None, self.timing.probe
         self._suspected_at = None
+        wait = self._before_verdict(cluster, events)
+        if wait > 0:
+            return None, wait
         if self._must_settle(view, cluster, events):
             return None, self._sleep(cluster, None)
         try:
@@ -119,6 +123,20 @@ class Controller:
             self._waiting_since = cluster.now
         self._say(events, outcome)
         return outcome.plan, self._sleep(cluster, outcome.look_again)
+
+    def _before_verdict(self, cluster: Cluster, events: tuple[Event, ...]) -> float:
+        """Return how many seconds to wait before a crash ends the job, so that the rank that failed first is blamed.
+
+        The first to be heard of need not be the first that failed: a victim may end sooner than the cause.
+        """
+        plan = cluster.plan
+        crashed = plan is not None and any(isinstance(event, RankFailed) for event in events)
+        if not crashed or plan is None or plan.restarts < self.spec.max_restarts:
+            self._crashed_at = None
+            return 0.0
+        if self._crashed_at is None:
+            self._crashed_at = cluster.now
+        return self._crashed_at + self.timing.verdict - cluster.now
 
     def _must_settle(self, view: View, cluster: Cluster, events: tuple[Event, ...]) -> bool:
         """Whether to wait with broken hardware: after an outage, nodes of spares must have time to register again.

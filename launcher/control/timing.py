@@ -16,6 +16,7 @@ class Timing:
 
     ``gap``: contact with the store is broken when two proofs of it are further apart; it is proven every second.
     ``policy``: how long a user's policy may think about what has happened, before the default one decides.
+    ``verdict``: before a crash ends the job, other ranks have this long to report theirs, which may have come first.
     ``probe``: one direct question to an agent. ``retry``: pause before a failed request is tried again.
     ``yield_grace``: what a worker gets between SIGTERM and SIGKILL when its generation is over; its state is lost
     anyway, so this only lets it say goodbye. ``stop_grace``: the same when the job ends. ``reap``: until a killed
@@ -28,6 +29,7 @@ class Timing:
     probe: float = 1.0
     retry: float = 0.2
     policy: float = 2.0
+    verdict: float = 0.5
     yield_grace: float = 0.5
     stop_grace: float = 5.0
     reap: float = 10.0

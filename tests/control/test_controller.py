@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -40,13 +41,13 @@ TIMING = Timing(retry=0.01, probe=0.05, request=0.1, policy=0.05)
 class Stage:
     """A store with three nodes, and a controller that leads them."""
 
-    def __init__(self, mirror: Mirror, store: MemoryStore, fence: Fence, policy: Policy) -> None:
+    def __init__(self, mirror: Mirror, store: MemoryStore, fence: Fence, policy: Policy, spec: JobSpec) -> None:
         self.store = store
         self.settled_since: float | None = 0.0
         self._mirror = mirror
         self.controller = Controller(
             ledger=Ledger(store, KEYS, fence),
-            spec=SPEC,
+            spec=spec,
             policy=policy,
             timing=TIMING,
             contact_since=lambda: self.settled_since,
@@ -76,7 +77,7 @@ class Stage:
 
 
 @asynccontextmanager
-async def stage(policy: Policy | None = None) -> AsyncIterator[tuple[Stage, dict[str, Listener]]]:
+async def stage(policy: Policy | None = None, spec: JobSpec = SPEC) -> AsyncIterator[tuple[Stage, dict[str, Listener]]]:
     store = MemoryStore()
     listeners = {}
     revision = await store.put(KEYS.leader, b"us")
@@ -87,7 +88,7 @@ async def stage(policy: Policy | None = None) -> AsyncIterator[tuple[Stage, dict
         await store.put(KEYS.agent(name), encode(record))
         await store.put(KEYS.node(name), encode(node))
     async with Mirror(store.client(), KEYS.root) as mirror, asyncio.timeout(20):
-        staged = Stage(mirror, store, Fence(KEYS.leader, revision), policy or Policy())
+        staged = Stage(mirror, store, Fence(KEYS.leader, revision), policy or Policy(), spec)
         try:
             yield staged, listeners
         finally:
@@ -123,6 +124,18 @@ async def test_a_failed_rank_leads_to_the_next_generation() -> None:
         plan = await on.plan(2)
         assert [type(event) for event in plan.events] == [RankFailed]
         assert plan.seats[1].slot == Slot("node-0", 1)
+
+
+async def test_before_a_crash_ends_the_job_the_one_that_came_first_has_time_to_be_heard_of() -> None:
+    async with stage(spec=replace(SPEC, max_restarts=0)) as (on, _):
+        await on.plan(1)
+        await on.store.put(KEYS.report("node-0"), encode(Report(1, {0: Exit(code=1, message="lost a peer", time=2.0)})))
+        await asyncio.sleep(TIMING.verdict / 2)
+        await on.store.put(KEYS.report("node-1"), encode(Report(1, {3: Exit(code=7, message="a bug", time=1.0)})))
+        plan = await on.plan(2)
+        assert plan.result is not None
+        assert plan.result.code == 7
+        assert "rank 3" in plan.result.reason
 
 
 async def test_a_bad_slot_is_swapped_out() -> None:
