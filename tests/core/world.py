@@ -151,3 +151,22 @@ class World:
             bad={**self.cluster.bad, **dict.fromkeys(new, reason)},
             drained=self.cluster.drained | new,
         )
+
+
+def two_racks() -> World:
+    """Two racks of three nodes with two slots each; dp=4,tp=2 on the first two nodes of each, spares on the third."""
+    return World.started(racks(2, 3, 2), "dp=4,tp=2", spares=4)
+
+
+def moved(before: dict[int, Slot], after: dict[int, Slot]) -> dict[int, Slot]:
+    """Return the ranks that are on another slot than before, with their new one."""
+    return {rank: slot for rank, slot in after.items() if before.get(rank) != slot}
+
+
+def recovered(world: World) -> Plan:
+    """Look, and expect a plan that goes on."""
+    outcome = world.look()
+    assert outcome.plan is not None
+    assert outcome.plan.result is None
+    world.ack()
+    return outcome.plan
