@@ -19,7 +19,7 @@ key                    value                                         written by 
 =====================  ============================================  ======================  ================
 
 ``reports/<node>`` and ``acks/<node>`` are states, not events: an agent overwrites its own, so that a new controller
-sees the same as the old one did, and nothing piles up.
+sees the same as the old one did, and nothing piles up. Of ``plans`` and ``rendezvous`` the last 16 are kept.
 """
 
 from __future__ import annotations

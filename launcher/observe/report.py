@@ -35,8 +35,8 @@ def brief(sentences: Iterable[str]) -> str:
 
 
 def outcome(job_id: str, result: Result, history: Sequence[Plan]) -> str:
-    """Return one sentence about how a job ended."""
-    generations = sum(plan.result is None for plan in history)
+    """Return one sentence about how a job ended. Of a long history, the store still holds the latest plans only."""
+    generations = max((plan.generation for plan in history if plan.result is None), default=0)
     after = f" after {generations} generations" if generations > 1 else ""
     how = "succeeded" if result.code == 0 else f"ended with exit code {result.code}"
     return f"job {job_id} {how}{after}: {result.reason}"
@@ -44,7 +44,7 @@ def outcome(job_id: str, result: Result, history: Sequence[Plan]) -> str:
 
 def summary(job_id: str, history: Sequence[Plan], result: Result) -> list[str]:
     """Return the lines to end with: what happened, if anything did, how it ended, and the first traceback."""
-    rows = [str(row(plan)) for plan in history[1:] if plan.result is None]
+    rows = [str(row(plan)) for plan in history if plan.generation > 1 and plan.result is None]
     lines = ["what happened:", *(f"  {text}" for text in rows)] if rows else []
     lines.append(outcome(job_id, result, history))
     if result.traceback:
