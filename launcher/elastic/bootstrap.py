@@ -24,12 +24,13 @@ import types
 from types import TracebackType
 from typing import NoReturn
 
+from tlaunch.launcher.elastic.ending import Ending
 from tlaunch.launcher.elastic.forkable import script_folder
 from tlaunch.launcher.elastic.title import set_title
 from tlaunch.launcher.process.messages import Work
 
 
-def become(work: Work) -> None:
+def become(work: Work, ending: Ending) -> None:
     """Run the script or module in this interpreter, returning or raising what it does."""
     _set_environment(work)
     _set_arguments(work)
@@ -38,14 +39,17 @@ def become(work: Work) -> None:
     _set_random()
     _hide_ourselves()
     _new_main()
+    ending.prepare()
     try:
         if work.module:
             _run_module(work.argv[0], alter_argv=True)
         else:
             _run_script(work.argv[0])
     except BaseException as error:
-        _prepare_to_report(error)
+        ending.script_ended(error)
+        _prepare_to_report(error, ending)
         raise
+    ending.script_ended()
 
 
 def _set_environment(work: Work) -> None:
@@ -127,7 +131,7 @@ def _refuse(line: str) -> NoReturn:
     raise SystemExit(2)
 
 
-def _prepare_to_report(error: BaseException) -> None:
+def _prepare_to_report(error: BaseException, ending: Ending) -> None:
     """Have the interpreter report the exception without our frames, and write torchelastic's error file."""
     if isinstance(error, SystemExit):
         return
@@ -140,7 +144,11 @@ def _prepare_to_report(error: BaseException) -> None:
     def report(kind: type[BaseException], value: BaseException, _: TracebackType | None) -> None:
         sys.excepthook = hook
         value.__traceback__ = sys.last_traceback = trace
-        hook(kind, value, trace)
+        try:
+            hook(kind, value, trace)
+        except SystemExit as exit_by_hook:
+            ending.script_ended(exit_by_hook)
+            raise
 
     # Raising goes on through our frames and adds them again; this puts them right when the interpreter calls its hook.
     sys.excepthook = report

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tlaunch.launcher.elastic.bootstrap import become
+from tlaunch.launcher.elastic.ending import Ending
 from tlaunch.launcher.elastic.forkable import why_fresh
 from tlaunch.launcher.elastic.title import set_title
 from tlaunch.launcher.process.channel import Channel, ChannelClosed
@@ -28,16 +29,17 @@ class Standby:
     """What a standby is given at its birth.
 
     ``control`` and ``lifeline`` are open descriptors; ``cuda_device`` is where to make a CUDA context, if anywhere;
-    ``start_env`` is the environment that the zygote was started with.
+    ``start_env`` is the environment that the zygote was started with; ``ending`` is how a worker ends.
     """
 
     control: int
     lifeline: int
     cuda_device: int | None
     start_env: Mapping[str, str]
+    ending: Ending
 
     def run(self) -> None:
-        """Wait for work and become it. Returns or raises what the script does; the interpreter then ends as usual."""
+        """Wait for work and become it. Returns or raises what the script does, for the interpreter to end by."""
         os.setsid()
         lifeline = _move_high(self.lifeline)
         arm(lifeline, os.getpgrp())
@@ -63,7 +65,7 @@ class Standby:
         channel.close()
         if work.mode == "fresh" or reason is not None:
             _exec(work, lifeline)
-        become(work)
+        become(work, self.ending)
 
 
 def _move_high(fd: int) -> int:

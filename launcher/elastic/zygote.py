@@ -24,7 +24,8 @@ import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from tlaunch.launcher.elastic.endings import describe_end
+from tlaunch.launcher.elastic.ending import Ending
+from tlaunch.launcher.elastic.exits import describe_end
 from tlaunch.launcher.elastic.standby import Standby
 from tlaunch.launcher.elastic.title import set_title
 from tlaunch.launcher.process.channel import Channel, ChannelClosed, Message
@@ -69,9 +70,10 @@ class _Source:
 class Zygote:
     """The server loop. In a forked child ``serve`` returns the standby; in the zygote itself it never returns."""
 
-    def __init__(self, listener: socket.socket, lifeline: int, start_env: Mapping[str, str]) -> None:
+    def __init__(self, listener: socket.socket, lifeline: int, start_env: Mapping[str, str], ending: Ending) -> None:
         self._lifeline = lifeline
         self._start_env = start_env
+        self._ending = ending
         listener.setblocking(False)
         self._listener = listener
         self._selector = selectors.DefaultSelector()
@@ -131,7 +133,7 @@ class Zygote:
             return None
         if pid == 0:
             self._close()
-            return Standby(control, lifeline, message["cuda_device"], self._start_env)
+            return Standby(control, lifeline, message["cuda_device"], self._start_env, self._ending)
         os.close(control)
         child = _Child(pid, os.pidfd_open(pid), lifeline, agent)
         agent.children[pid] = child
@@ -205,11 +207,11 @@ def main() -> None:
     # Frozen objects are never visited by the collector, so its marks do not copy the pages that children share.
     gc.disable()
     _preload()
+    ending = Ending()
     gc.collect()
     gc.freeze()
     gc.enable()
-    standby = Zygote(socket.socket(fileno=options.listen_fd), options.lifeline_fd, start_env).serve()
-    standby.run()
+    Zygote(socket.socket(fileno=options.listen_fd), options.lifeline_fd, start_env, ending).serve().run()
 
 
 if __name__ == "__main__":

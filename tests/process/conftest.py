@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -119,9 +120,29 @@ async def run(process: Process, work: Work) -> Outcome:
     return outcome(work, ended)
 
 
+async def run_each(zygote: Zygote, tasks: list[Work]) -> list[Outcome]:
+    """Run tasks at the same time; their output files are made different."""
+
+    async def one(number: int, task: Work) -> Outcome:
+        process = await zygote.standby(timeout=IMPORT_SECONDS)
+        return await run(process, replace(task, stdout=f"{task.stdout}.{number}", stderr=f"{task.stderr}.{number}"))
+
+    return await asyncio.gather(*(one(number, task) for number, task in enumerate(tasks)))
+
+
 def outcome(work: Work, ended: Exit) -> Outcome:
     code = ended.code if ended.signal is None else -ended.signal
     return Outcome(Path(work.stdout).read_text(), Path(work.stderr).read_text(), code)
+
+
+def comparable(outcome: Outcome) -> Outcome:
+    """Leave out what differs from one run of plain Python to the next, and how deep the stack was at the start."""
+    stderr = re.sub(r"Previous line repeated 9\d\d more times", "Previous line repeated", outcome.stderr)
+    return Outcome(_without_addresses(outcome.stdout), _without_addresses(stderr), outcome.code)
+
+
+def _without_addresses(text: str) -> str:
+    return re.sub(r" at 0x[0-9a-f]+", "", text)
 
 
 SLEEP = "import time; time.sleep(600)"

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import socket
 import textwrap
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.process.conftest import DEADLINE, IMPORT_SECONDS, Outcome, RunningZygote, run
+from tests.process.conftest import DEADLINE, IMPORT_SECONDS, Outcome, RunningZygote, run, run_each
 from tlaunch.launcher.control.spawn import Process, Zygote
 from tlaunch.launcher.process.messages import Work
-
-
-async def run_each(zygote: Zygote, tasks: list[Work]) -> list[Outcome]:
-    """Run tasks at the same time; their output files are made different."""
-
-    async def one(number: int, task: Work) -> Outcome:
-        process = await zygote.standby(timeout=IMPORT_SECONDS)
-        return await run(process, replace(task, stdout=f"{task.stdout}.{number}", stderr=f"{task.stderr}.{number}"))
-
-    return await asyncio.gather(*(one(number, task) for number, task in enumerate(tasks)))
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import textwrap
 import zipfile
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.conftest import Outcome, run
+from tests.process.conftest import Outcome, comparable, run
 from tlaunch.launcher.control.spawn import Process
 from tlaunch.launcher.process.messages import Work
 
@@ -226,7 +225,7 @@ async def test_script(name: str, standby: Process, work: Callable[..., Work], pl
     task = work(textwrap.dedent(SCRIPTS[name]))
     forked = await run(standby, task)
     assert standby.note is None
-    assert _comparable(forked) == _comparable(plain(task))
+    assert comparable(forked) == comparable(plain(task))
 
 
 def package(folder: Path) -> None:
@@ -285,14 +284,4 @@ async def test_command(
     task = work(argv=argv, module=module)
     forked = await run(standby, task)
     assert standby.note is None
-    assert _comparable(forked) == _comparable(plain(task))
-
-
-def _comparable(outcome: Outcome) -> Outcome:
-    """Leave out what differs from one run of plain Python to the next, and how deep the stack was at the start."""
-    stderr = re.sub(r"Previous line repeated 9\d\d more times", "Previous line repeated", outcome.stderr)
-    return Outcome(_without_addresses(outcome.stdout), _without_addresses(stderr), outcome.code)
-
-
-def _without_addresses(text: str) -> str:
-    return re.sub(r" at 0x[0-9a-f]+", "", text)
+    assert comparable(forked) == comparable(plain(task))
