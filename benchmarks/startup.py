@@ -135,7 +135,7 @@ def cell(samples: list[Sample]) -> str:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="Measure how long it takes until a job trains.")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--ranks", default="4,16,64", help="numbers of ranks, separated by commas")
     parser.add_argument("--json", type=Path, help="also write every single measurement to this file")
     given = parser.parse_args()

@@ -107,8 +107,10 @@ def _slots(cluster: Cluster, plan: Plan) -> Iterator[Event]:
 
 
 def _crashes(cluster: Cluster, plan: Plan) -> Iterator[Event]:
-    """Processes that ended on slots that work."""
+    """Processes that ended on slots that work. Those that say that they have lost a peer come last."""
     failed = {rank: ended for rank, ended in cluster.exits.items() if not ended.ok and rank not in cluster.displaced}
     seats = {seat.rank: seat for seat in plan.seats}
-    for rank in sorted(failed.keys() & seats.keys(), key=lambda rank: (failed[rank].time, rank)):
+    # A process takes a while to end. A victim that fails after it may be seen to end before it.
+    order = {rank: (failed[rank].lost_peer, failed[rank].time, rank) for rank in failed.keys() & seats.keys()}
+    for rank in sorted(order, key=order.__getitem__):
         yield RankFailed(rank, seats[rank].slot, failed[rank])

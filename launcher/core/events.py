@@ -21,6 +21,18 @@ def named(ranks: Collection[int]) -> str:
     return f"rank{'' if len(ranks) == 1 else 's'} {rank_list(ranks)}"
 
 
+LOST_PEER = (
+    "Connection reset by peer",
+    "Connection closed by peer",
+    "Connection refused",
+    "Broken pipe",
+    "remote process exited",
+    "NCCL communicator was aborted",
+    "ncclRemoteError",
+)
+"""What gloo, NCCL and the TCPStore say when another process has gone."""
+
+
 @dataclass(frozen=True, slots=True)
 class Exit:
     """How a process ended. ``code`` and ``signal`` both ``None``: it is gone, and nobody could tell how.
@@ -39,6 +51,11 @@ class Exit:
     @property
     def ok(self) -> bool:
         return self.code == 0
+
+    @property
+    def lost_peer(self) -> bool:
+        """Whether it says that another process has gone: then it is a victim, whichever of the two ended first."""
+        return self.message is not None and any(words in self.message for words in LOST_PEER)
 
     @property
     def status(self) -> int:

@@ -37,6 +37,15 @@ def test_nothing_has_happened(world: World) -> None:
     assert next_deadline(world.cluster) is None
 
 
+@pytest.mark.parametrize(
+    "cause", [Exit(signal=11, time=2.0), Exit(code=7, time=2.0), Exit(code=1, message="ValueError: a bug", time=2.0)]
+)
+def test_a_rank_that_lost_a_peer_is_not_the_cause_even_if_it_ended_first(world: World, cause: Exit) -> None:
+    world.ended(1, Exit(code=1, message="RuntimeError: Read error: Connection reset by peer. This is", time=1.0))
+    world.ended(3, cause)
+    assert [event.rank for event in seen(world) if isinstance(event, RankFailed)] == [3, 1]
+
+
 def test_the_job_starts_when_all_nodes_are_there() -> None:
     world = World.of(racks(1, 3, 2), "dp=4", start_timeout=60)
     assert seen(world) == (NodesReady(),)
