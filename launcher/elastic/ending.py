@@ -31,6 +31,8 @@ import weakref
 from collections.abc import Mapping
 from types import ModuleType
 
+from tlaunch.launcher.elastic.foreign_threads import wait_for_foreign_threads
+
 # Modules of the zygote that are emptied nevertheless, because what the script has left in them notices: the end of a
 # process group waits for the collectives that are still under way, and so do the peers.
 _EMPTIED = ("torch.distributed.distributed_c10d",)
@@ -60,6 +62,7 @@ class Ending:
     def _watch_collector(self) -> None:
         if self._status is None:  # called by the script
             return
+        wait_for_foreign_threads()
         gc.enable()  # or there would be no collection
         gc.callbacks.append(self._spare_shared_modules)
         # What libraries want to clean up of their own, such as torch's tables of operators, is left as it is, too.
@@ -79,7 +82,7 @@ class Ending:
             if sys.modules.get(name) is module:
                 del sys.modules[name]
         # Attributes go in the order in which they came, after those that begin with an underscore.
-        vars(sys)["tlaunch_last"] = _Last(self._status, self._shared, self._libc)
+        sys.__dict__["tlaunch_last"] = _Last(self._status, self._shared, self._libc)
 
 
 class _Last:

@@ -308,9 +308,9 @@ CHILDREN = {
     "of executors": """
         import concurrent.futures
         if __name__ == '__main__':
+            print('not shut down')
             pool = concurrent.futures.ProcessPoolExecutor(1)
             pool.submit(abs, -3).add_done_callback(lambda future: print(future.result()))
-            print('not shut down')
     """,
 }
 
