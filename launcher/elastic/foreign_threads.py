@@ -14,13 +14,14 @@ import threading
 import time
 from pathlib import Path
 
-# How long a thread may be busy until it is taken for one that always is, and how long it is left to itself.
-_BUSY_SECONDS = 0.1
+# How long a thread may be busy, or wait for a processor, until it is taken for one that always is; and how long it is
+# left to itself at a time.
+_BUSY_SECONDS = 0.3
 _NAP_SECONDS = 0.001
 
 
 def wait_for_foreign_threads() -> None:
-    """Wait until threads that Python has not started have nothing to do, or for a tenth of a second."""
+    """Wait until threads that Python has not started have nothing to do, or for 0.3 seconds."""
     deadline = time.monotonic() + _BUSY_SECONDS
     quiet = 0
     # Once is not enough: a thread that came to wait for the lock while this one looked around sleeps as well. While

@@ -66,16 +66,32 @@ async def test_the_interpreters_own_end_is_the_way_out(standby: Process, work: C
     assert pages > PAGES  # or what is measured above says nothing
 
 
-# A thread that Python has not started.
+# A thread that Python has not started, made without letting go of the interpreter's lock, so that it waits for that.
+FOREIGN = """
+    import ctypes, sys
+    from tlaunch.launcher.elastic.foreign_threads import wait_for_foreign_threads
+    sys.setswitchinterval(600)
+    done = []
+    @ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)
+    def run(_):
+        done.append("done")
+    ctypes.PyDLL(None).pthread_create(ctypes.byref(ctypes.c_ulong()), None, run, None)
+    before = list(done)
+    wait_for_foreign_threads()
+    print(before, done)
+"""
 BUSY = """
     import ctypes
     @ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)
     def run(_):
         while True:
             pass
-    thread = ctypes.c_ulong()
-    ctypes.CDLL(None).pthread_create(ctypes.byref(thread), None, run, None)
+    ctypes.CDLL(None).pthread_create(ctypes.byref(ctypes.c_ulong()), None, run, None)
 """
+
+
+async def test_a_foreign_thread_that_waits_for_the_interpreter(standby: Process, work: Callable[..., Work]) -> None:
+    assert await run(standby, work(textwrap.dedent(FOREIGN))) == Outcome("[] ['done']\n", "", 0)
 
 
 async def test_a_foreign_thread_that_never_rests(standby: Process, work: Callable[..., Work]) -> None:
