@@ -33,9 +33,10 @@ from types import ModuleType
 
 from tlaunch.launcher.elastic.foreign_threads import wait_for_foreign_threads
 
-# Modules of the zygote that are emptied nevertheless, because what the script has left in them notices: the end of a
-# process group waits for the collectives that are still under way, and so do the peers.
-_EMPTIED = ("torch.distributed.distributed_c10d",)
+# The module of the zygote that is emptied nevertheless when all went well: it holds the process groups, whose end waits
+# for the collectives that are still under way, and so do the peers. When the script has failed they are not kept
+# waiting: gloo takes a hundredth of a second to part from each peer, and every one that it has parted from fails next.
+_GROUPS = "torch.distributed.distributed_c10d"
 
 # What the interpreter turns an end into whose output could not be written; see Py_RunMain.
 _NOT_FLUSHED = 120
@@ -45,7 +46,7 @@ class Ending:
     """How the process will end. Made in the zygote when it has imported everything; each worker has its own copy."""
 
     def __init__(self) -> None:
-        self._shared = {name: module for name, module in sys.modules.items() if name not in _EMPTIED}
+        self._shared = dict(sys.modules)
         self._libc = ctypes.CDLL(None)
         # The exit code, or minus the signal's number. None: the script has not ended, or not by way of `script_ended`.
         self._status: int | None = None
@@ -79,7 +80,8 @@ class Ending:
         if self._status >= 0 and not all(flushed):
             self._status = _NOT_FLUSHED
         for name, module in self._shared.items():
-            if sys.modules.get(name) is module:
+            ends = name == _GROUPS and self._status == 0
+            if not ends and sys.modules.get(name) is module:
                 del sys.modules[name]
         # Attributes go in the order in which they came, after those that begin with an underscore.
         sys.__dict__["tlaunch_last"] = _Last(self._status, self._shared, self._libc)

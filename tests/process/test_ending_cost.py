@@ -111,11 +111,14 @@ UNFINISHED = """
     if rank == 0:
         work = dist.all_reduce(x, async_op=True)
         atexit.register(lambda: open(f"{folder}/gate", "w").write(str(os.getpid())))
+        sys.exit(code)
     else:
         peer = os.pidfd_open(int(open(f"{folder}/gate").read()))
-        print("gone" if select.select([peer], [], [], 0.5)[0] else "waits")
-        dist.all_reduce(x)
-        print(x.item())
+        if select.select([peer], [], [], 60 if code else 0.5)[0]:
+            print("gone")
+        else:
+            dist.all_reduce(x)
+            print(x.item())
 """
 TRAINED = """
     model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 1))
@@ -130,9 +133,13 @@ async def run_group(zygote: Zygote, work: Callable[..., Work], source: str, size
     return await run_each(zygote, [work(script, argv=(folder, str(rank), str(size))) for rank in range(size)])
 
 
-async def test_the_end_waits_for_the_peers(zygote: Zygote, work: Callable[..., Work], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("code", "seen"), [(0, "3.0\n"), (1, "gone\n")], ids=["succeeded", "failed"])
+async def test_only_success_waits_for_the_peers(
+    code: int, seen: str, zygote: Zygote, work: Callable[..., Work], tmp_path: Path
+) -> None:
     os.mkfifo(tmp_path / "gate")
-    assert await run_group(zygote, work, UNFINISHED, 2) == [Outcome("", "", 0), Outcome("waits\n3.0\n", "", 0)]
+    ends = await run_group(zygote, work, f"    code = {code}\n{UNFINISHED}", 2)
+    assert ends == [Outcome("", "", code), Outcome(seen, "", 0)]
 
 
 async def test_a_process_group_that_nobody_destroys(zygote: Zygote, work: Callable[..., Work]) -> None:
