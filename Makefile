@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint format types rooms wheel check clean clean-venv
+.PHONY: help setup demo test lint format types rooms docs wheel check clean clean-venv
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -68,6 +68,9 @@ types: $(READY)  ## Check types with mypy (strict) and pyright
 
 rooms: $(READY)  ## Check that each room imports only from the rooms below it
 	$(BIN)/lint-imports --no-logo
+
+docs: $(READY)  ## Write docs/failures.md anew, from the tests that prove what it says
+	$(PY) -m tests.e2e.faults
 
 wheel: $(READY)  ## Build sdist and wheel, and try the installed wheel from an empty directory
 	$(PY) .ci/wheel.py

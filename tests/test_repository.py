@@ -19,6 +19,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import tlaunch
+from tests.e2e import faults
 from tlaunch.launcher.core.plan import Plan, Seat
 from tlaunch.launcher.core.spec import JobSpec
 from tlaunch.topology.mesh import Mesh
@@ -100,6 +101,10 @@ def test_links_between_documents_lead_somewhere(document: Path) -> None:
     targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", document.read_text())
     lost = [target for target in targets if "://" not in target and not (document.parent / target).exists()]
     assert lost == []
+
+
+def test_the_page_on_failures_says_what_the_tests_prove() -> None:
+    assert faults.PAGE.read_text() == faults.page(), "docs/failures.md is not up to date: run `make docs`"
 
 
 def test_the_readme_names_only_targets_that_exist() -> None:

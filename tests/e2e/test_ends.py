@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.e2e.faults import fault
 from tests.e2e.job import Job, running
 from tlaunch.launcher.process.scratch import Scratch
 
@@ -34,7 +35,20 @@ def all_gone(processes: list[psutil.Process], within: float = 20.0) -> bool:
     return not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+STEPS = "steps since the checkpoint"
+IN_ORDER = "scripts get SIGTERM and 5 s to end; the exit code is 128 + the signal's number"
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(
+            number,
+            marks=fault("launcher", name, noticed="at once", decision=IN_ORDER, lost=STEPS),
+        )
+        for name, number in [("Ctrl-C", signal.SIGINT), ("SIGTERM", signal.SIGTERM), ("SIGHUP", signal.SIGHUP)]
+    ],
+)
 def test_a_signal_stops_everything_in_order(tmp_path: Path, number: signal.Signals) -> None:
     with running(tmp_path, *PAIR) as job:
         job.seats(0, 2)
@@ -66,6 +80,13 @@ def test_a_second_signal_kills_everything_at_once(tmp_path: Path) -> None:
         assert all_gone(processes)
 
 
+@fault(
+    "launcher",
+    "killed (SIGKILL)",
+    noticed="at once: the kernel closes the lifelines that it held",
+    decision="the kernel kills every process of the job; the next job removes the files that were left",
+    lost="steps since the checkpoint",
+)
 def test_nothing_survives_a_launcher_that_is_killed(tmp_path: Path) -> None:
     with running(tmp_path, *PAIR) as job:
         job.seats(0, 2)
@@ -78,6 +99,13 @@ def test_nothing_survives_a_launcher_that_is_killed(tmp_path: Path) -> None:
         Scratch(prefix).remove()  # as the next job does: it removes the files that the dead one has left
 
 
+@fault(
+    "agent",
+    "killed alone",
+    noticed="at once: its ranks die with it, by their lifelines; its registration is gone when a probe is refused",
+    decision="the node's ranks move to spares",
+    lost="steps since the checkpoint; the node, unless its agent is started again",
+)
 def test_nothing_on_a_node_survives_its_agent(tmp_path: Path) -> None:
     with running(tmp_path, "--nodes", "2", "--gpus-per-node", "1", "--spares", "1") as job:
         slot = job.seats(0, 1)[0]

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.e2e.faults import fault
 from tests.e2e.job import Job, running
 from tests.store.members import Member, Members, ctl, single, until_healthy
 from tlaunch.launcher.control.timing import Timing
@@ -45,6 +46,13 @@ def test_a_job_leaves_no_key_behind(tmp_path: Path, etcd: Members) -> None:
     assert ctl(etcd.members, "get", "--prefix", "--keys-only", "/tlaunch/").strip() == ""
 
 
+@fault(
+    "etcd",
+    "one member killed",
+    noticed="within 0.1 s, 2 s if it was the leader",
+    decision="the other members answer; failures are dealt with as ever",
+    lost="nothing",
+)
 def test_a_member_is_killed_and_the_job_still_recovers(tmp_path: Path, etcd: Members) -> None:
     with running(tmp_path, *options(etcd)) as job:
         before = job.seats(0, 3)
@@ -55,6 +63,13 @@ def test_a_member_is_killed_and_the_job_still_recovers(tmp_path: Path, etcd: Mem
         job.finish()
 
 
+@fault(
+    "etcd",
+    "all down for longer than the lease",
+    noticed="after 2 s without contact",
+    decision="the plan is frozen and training goes on; nobody is killed or moved, and all are adopted afterwards",
+    lost="nothing",
+)
 def test_all_members_are_stopped_for_longer_than_a_lease(tmp_path: Path, etcd: Members) -> None:
     with running(tmp_path, *options(etcd)) as job:
         before = job.seats(0, 3)

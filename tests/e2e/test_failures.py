@@ -8,9 +8,21 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.faults import fault
 from tests.e2e.job import node_of, running
 
 SMALL = ("--nodes", "3", "--gpus-per-node", "2", "--spares", "2")
+
+
+def crash(what: str) -> pytest.MarkDecorator:
+    """Every way in which a process ends by itself is seen in the same way, and leads to the same decision."""
+    return fault(
+        "worker",
+        what,
+        noticed="at once: the agent holds a pidfd",
+        decision="restart in place, from a warm standby; the report has how it ended and the first traceback",
+        lost="steps since the checkpoint",
+    )
 
 
 def test_a_job_runs_and_ends(tmp_path: Path) -> None:
@@ -19,7 +31,14 @@ def test_a_job_runs_and_ends(tmp_path: Path) -> None:
         assert [entry["step"] for entry in job.trace(3)] == [1, 2, 3, 4, 5]
 
 
-@pytest.mark.parametrize("how", ["raise", "segv"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param("raise", marks=crash("exception")),
+        pytest.param("exit", marks=crash("sys.exit(n)")),
+        pytest.param("segv", marks=crash("segfault")),
+    ],
+)
 def test_a_worker_that_fails_is_restarted_in_place(tmp_path: Path, how: str) -> None:
     with running(tmp_path, *SMALL) as job:
         before = job.seats(0, 4)
@@ -29,6 +48,7 @@ def test_a_worker_that_fails_is_restarted_in_place(tmp_path: Path, how: str) -> 
         assert "restart" in job.events()[1]["decisions"][0]
 
 
+@crash("killed (SIGKILL)")
 def test_a_killed_worker_is_restarted_in_place_and_resumes(tmp_path: Path) -> None:
     with running(tmp_path, *SMALL) as job:
         before = job.seats(0, 4)
@@ -51,6 +71,13 @@ def test_a_rank_on_a_bad_gpu_moves_inside_its_rack_and_keeps_its_number(tmp_path
         job.finish()
 
 
+@fault(
+    "node",
+    "lost all at once",
+    noticed="at once: peers report broken connections, a probe of the node is refused; else when its lease ends",
+    decision="the node's ranks move to the nearest spares; all others stay where they are",
+    lost="steps since the checkpoint",
+)
 def test_a_lost_node_is_replaced_and_the_others_stay_where_they_are(tmp_path: Path) -> None:
     with running(tmp_path, *SMALL) as job:
         before = job.seats(0, 4)
@@ -63,6 +90,13 @@ def test_a_lost_node_is_replaced_and_the_others_stay_where_they_are(tmp_path: Pa
         assert lost in job.events()[1]["causes"][0], "one generation, with the node as the first cause"
 
 
+@fault(
+    "controller",
+    "killed",
+    noticed="when its lease ends (4 s), or at once by a probe if ranks on its node are lost",
+    decision="another agent is elected and goes on; ranks of its node move to spares",
+    lost="nothing more than with any other agent",
+)
 def test_the_controller_is_lost_and_the_next_one_goes_on(tmp_path: Path) -> None:
     with running(tmp_path, *SMALL) as job:
         before = job.seats(0, 4)
@@ -79,6 +113,13 @@ def test_the_controller_is_lost_and_the_next_one_goes_on(tmp_path: Path) -> None
         job.finish()
 
 
+@fault(
+    "job",
+    "more failures than spares",
+    noticed="as any failure",
+    decision="the job shrinks by whole replicas of `--mesh`",
+    lost="steps since the checkpoint; the replica's share of the batch",
+)
 def test_with_no_spare_left_whole_replicas_are_dropped(tmp_path: Path) -> None:
     with running(tmp_path, "--nodes", "3", "--gpus-per-node", "2", "--mesh", "dp=3,tp=2") as job:
         before = job.seats(0, 6)
@@ -89,6 +130,13 @@ def test_with_no_spare_left_whole_replicas_are_dropped(tmp_path: Path) -> None:
         assert job.events()[1]["world_size"] == 4
 
 
+@fault(
+    "job",
+    "more failures than spares",
+    noticed="as any failure",
+    decision="below `--min-world` the job stops with that reason",
+    lost="the job; steps since the checkpoint",
+)
 def test_below_min_world_the_job_stops_with_one_reason(tmp_path: Path) -> None:
     with running(tmp_path, "--nodes", "2", "--gpus-per-node", "1", "--min-world", "2") as job:
         before = job.seats(0, 2)
