@@ -6,11 +6,10 @@ import asyncio
 import logging
 import os
 import signal
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 from tlaunch.launcher.control.layout import Keys
 from tlaunch.launcher.control.records import FailSlot, KillNode, KillRank, NodeCommand
-from tlaunch.launcher.control.slots import Slots
 from tlaunch.launcher.core.codec import CodecError, decode
 from tlaunch.launcher.store.mirror import Mirror
 from tlaunch.launcher.store.protocol import Compare, Delete, Store, StoreError, StoreRefused
@@ -18,7 +17,14 @@ from tlaunch.launcher.store.protocol import Compare, Delete, Store, StoreError, 
 log = logging.getLogger(__name__)
 
 
-async def obey(store: Store, keys: Keys, node: str, slots: Slots, retry: float) -> NoReturn:
+class Target(Protocol):
+    """What an operator can try failures out on."""
+
+    def kill(self, rank: int) -> bool: ...
+    def fail(self, index: int, reason: str) -> None: ...
+
+
+async def obey(store: Store, keys: Keys, node: str, slots: Target, retry: float) -> NoReturn:
     """Carry out the commands for this node, for ever. Each is deleted before it is done, so that none is done twice."""
     while True:
         try:
@@ -36,7 +42,7 @@ async def obey(store: Store, keys: Keys, node: str, slots: Slots, retry: float) 
             await asyncio.sleep(retry)
 
 
-def _do(command: NodeCommand, slots: Slots) -> None:
+def _do(command: NodeCommand, slots: Target) -> None:
     log.warning("operator: %s", command)
     match command:
         case KillRank(rank):

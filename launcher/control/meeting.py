@@ -6,10 +6,12 @@ the socket's backlog, so nobody waits for it and no port can be taken by somebod
 
 from __future__ import annotations
 
+import logging
+import signal
 import socket
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 
 from tlaunch.errors import TlaunchError
 from tlaunch.launcher.control.layout import Keys
@@ -18,6 +20,8 @@ from tlaunch.launcher.control.spawn import Process, Zygote
 from tlaunch.launcher.core.codec import decode
 from tlaunch.launcher.process.messages import Work
 from tlaunch.launcher.store.mirror import Mirror
+
+log = logging.getLogger(__name__)
 
 BACKLOG = 4096
 STORE_MODULE = "tlaunch.launcher.elastic.tcpstore"
@@ -28,33 +32,65 @@ class NoMeeting(TlaunchError):
     """Rank 0's node has not opened the rendezvous in time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Meeting:
-    """An open rendezvous and the process that serves it."""
+class Venue:
+    """The store processes of this node, one at a time.
 
-    place: Rendezvous
-    process: Process
+    Args:
+        zygote: gives the zygote to fork them from.
+        host: where they listen.
+        env: what they find in ``os.environ``.
+        log_dir: the job's; they print to ``generation-N/rendezvous.log`` there.
 
+    """
 
-async def open_meeting(zygote: Zygote, host: str, env: Mapping[str, str], log: str) -> Meeting:
-    """Bind a free port of ``host`` and start the store process on it, which prints to the file ``log``."""
-    listener = socket.create_server((host, 0), backlog=BACKLOG)
-    try:
-        place = Rendezvous(host, listener.getsockname()[1])
-        process = await zygote.standby()
-        work = Work(
-            argv=(STORE_MODULE, host, str(place.port)),
-            module=True,
-            env=env,
-            cwd="/",
-            stdout=log,
-            stderr=log,
-            fds={LISTEN_FD: listener.fileno()},
-        )
-        process.start(work)
-    finally:
-        listener.close()
-    return Meeting(place, process)
+    def __init__(
+        self, zygote: Callable[[], Awaitable[Zygote]], host: str, env: Mapping[str, str], log_dir: Path
+    ) -> None:
+        self._zygote = zygote
+        self._host = host
+        self._env = env
+        self._log_dir = log_dir
+        self._process: Process | None = None
+
+    async def open(self, generation: int, over: Callable[[], object]) -> Rendezvous:
+        """Bind a free port and start the store process on it. ``over`` is called should it end by itself."""
+        log_file = self._log_dir / f"generation-{generation}" / "rendezvous.log"
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        zygote = await self._zygote()
+        listener = socket.create_server((self._host, 0), backlog=BACKLOG)
+        try:
+            place = Rendezvous(self._host, listener.getsockname()[1])
+            process = self._process = await zygote.standby()
+            work = Work(
+                argv=(STORE_MODULE, place.host, str(place.port)),
+                module=True,
+                env=self._env,
+                cwd="/",
+                stdout=str(log_file),
+                stderr=str(log_file),
+                fds={LISTEN_FD: listener.fileno()},
+            )
+            process.start(work)
+        finally:
+            listener.close()
+        process.ended.add_done_callback(lambda _: self._ended(process, place, over))
+        return place
+
+    @property
+    def over(self) -> bool:
+        """Whether the store process has ended by itself: then nobody can meet any more."""
+        return self._process is not None and self._process.ended.done()
+
+    def close(self) -> None:
+        """End the store process, if there is one."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill(signal.SIGKILL)
+
+    def _ended(self, process: Process, place: Rendezvous, over: Callable[[], object]) -> None:
+        if self._process is process:
+            log.error("the rendezvous store at %s:%d has ended; its log is rendezvous.log", place.host, place.port)
+            over()
 
 
 async def find_meeting(meetings: Mirror, keys: Keys, generation: int, timeout: float) -> Rendezvous:

@@ -1,0 +1,195 @@
+"""A node's part in the job, whatever its slots run: keeps its place, follows the plan, reports, and may lead."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, NoReturn, Protocol
+
+from tlaunch.errors import TlaunchError
+from tlaunch.launcher.control.commands import Target, obey
+from tlaunch.launcher.control.commit import Ledger
+from tlaunch.launcher.control.controller import Controller
+from tlaunch.launcher.control.election import Fence, campaign
+from tlaunch.launcher.control.insist import OwnKey, insist
+from tlaunch.launcher.control.layout import Keys
+from tlaunch.launcher.control.meeting import find_meeting
+from tlaunch.launcher.control.membership import Membership
+from tlaunch.launcher.control.records import Ack, Registration, Rendezvous, Report
+from tlaunch.launcher.control.spawn import SpawnError
+from tlaunch.launcher.control.tasks import changed, interrupt, until_first
+from tlaunch.launcher.control.timing import Timing
+from tlaunch.launcher.core.assign import AssignedSeat, Assignment, Generation
+from tlaunch.launcher.core.codec import decode, encode
+from tlaunch.launcher.core.policy import Policy
+from tlaunch.launcher.core.spec import JobSpec
+from tlaunch.launcher.store.mirror import Mirror
+from tlaunch.launcher.store.protocol import Get, Store
+
+log = logging.getLogger(__name__)
+
+
+class NodeSlots(Target, Protocol):
+    """What runs on the node. :class:`~tlaunch.launcher.control.slots.Slots` runs processes; a simulation need not."""
+
+    @property
+    def report(self) -> Report: ...
+    async def yield_stale(self, head: Generation, assignment: Assignment) -> None: ...
+    def to_start(self, assignment: Assignment) -> tuple[AssignedSeat, ...]: ...
+    async def start(self, head: Generation, assignment: Assignment, place: Rendezvous) -> None: ...
+    async def warm(self, assignment: Assignment | None) -> None: ...
+    def give_up(self, seats: Iterable[AssignedSeat], error: Exception) -> None: ...
+
+
+class NodeVenue(Protocol):
+    """Where the ranks of a generation meet when rank 0 is on this node; one place at a time."""
+
+    async def open(self, generation: int, over: Callable[[], object]) -> Rendezvous:
+        """Open the place. ``over`` is called should it end by itself. Raises ``SpawnError`` or ``OSError``."""
+        ...
+
+    @property
+    def over(self) -> bool:
+        """Whether the open place has ended by itself."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Participant:
+    """One node of one job. Whoever makes one calls ``report_due`` whenever the slots' report has changed."""
+
+    def __init__(
+        self,
+        store: Store,
+        registration: Registration,
+        spec: JobSpec,
+        policy: Policy,
+        *,
+        slots: NodeSlots,
+        venue: NodeVenue,
+        timing: Timing,
+    ) -> None:
+        self._store = store
+        self._spec = spec
+        self._policy = policy
+        self._slots = slots
+        self._venue = venue
+        self._timing = timing
+        self._name = registration.node.name
+        keys = self._keys = Keys(spec.job_id)
+        self._report_due = asyncio.Event()
+        self._report = OwnKey(store, keys.report(self._name), timing.retry)
+        self._ack = OwnKey(store, keys.ack(self._name), timing.retry)
+        self._membership = Membership(store, keys, registration, timing)
+        self._meetings = Mirror(store, keys.meetings)
+
+    def report_due(self) -> None:
+        """Have the slots' report written anew."""
+        self._report_due.set()
+
+    async def take_part(self, *beside: Coroutine[Any, Any, None]) -> None:
+        """Take part until the job has a result, and let other things of the node run beside it."""
+        # What an agent of this name may have reported before us concerns nobody any more.
+        await self._report.put(encode(self._slots.report))
+        membership = self._membership
+        await membership.join()
+        async with (
+            Mirror(self._store, self._keys.generation, gap=self._timing.gap) as head,
+            self._meetings,
+        ):
+            await until_first(
+                self._follow(head),
+                membership.keep(),
+                campaign(self._store, self._keys, membership, self._timing, lambda fence: self._lead(fence, head)),
+                obey(self._store, self._keys, self._name, self._slots, self._timing.retry),
+                self._keep_reporting(),
+                *beside,
+            )
+
+    async def leave(self) -> None:
+        """Leave the job."""
+        await self._membership.leave()
+
+    async def _lead(self, fence: Fence, head: Mirror) -> None:
+        log.info("node %s is the controller", self._name)
+        controller = Controller(
+            ledger=Ledger(self._store, self._keys, fence),
+            spec=self._spec,
+            policy=self._policy,
+            timing=self._timing,
+            contact_since=lambda: head.in_contact_since,
+        )
+        await controller.run()
+
+    async def _follow(self, head: Mirror) -> None:
+        """Apply one generation after the other; a newer one interrupts what is still being done for an older one."""
+        applying: asyncio.Task[None] | None = None
+        applied = 0
+        try:
+            while True:
+                generation, assignment = await self._read()
+                # Where many nodes change, assignments are written before the plan that they belong to is committed.
+                if generation and assignment and assignment.generation <= generation.number > applied:
+                    await interrupt(applying)
+                    if generation.result is not None:
+                        return
+                    applying = asyncio.create_task(self._apply(generation, assignment))
+                    applied = generation.number
+                await changed(head, applying)
+        finally:
+            await interrupt(applying)
+
+    async def _read(self) -> tuple[Generation | None, Assignment | None]:
+        """Read the head of the plan and our own part of it, as of one revision."""
+        own = self._keys.agent(self._name)
+        keys = (self._keys.generation, self._keys.assign(self._name), own)
+        result = await insist(lambda: self._store.txn([], [Get(key) for key in keys]), self._timing.retry)
+        heads, assigned, registered = result.reads
+        if not registered:
+            # Struck off by a controller that could not reach us; if the plan has moved our ranks, we are a spare again.
+            await insist(self._membership.renew, self._timing.retry)
+        head = decode(Generation, heads[0].value, keys[0]) if heads else None
+        assignment = decode(Assignment, assigned[0].value, keys[1]) if assigned else None
+        if head is not None and assignment is None:
+            assignment = Assignment(head.number - 1, None, ())
+        return head, assignment
+
+    async def _apply(self, head: Generation, assignment: Assignment) -> None:
+        try:
+            await self._slots.yield_stale(head, assignment)
+            self._venue.close()
+            await self._start(head, assignment)
+            if assignment.generation == head.number:
+                await self._ack.put(encode(Ack(head.number)))
+            await self._slots.warm(assignment)
+        except TlaunchError:
+            # No ack goes out, and the controller's deadline for it is the next step.
+            log.exception("generation %d could not be applied", head.number)
+
+    async def _start(self, head: Generation, assignment: Assignment) -> None:
+        starting = self._slots.to_start(assignment)
+        if any(seat.rank == 0 for seat in starting):
+            try:
+                place = await self._venue.open(head.number, lambda: self._slots.kill(0))
+            except (SpawnError, OSError) as error:
+                self._slots.give_up(starting, error)
+                return
+            key = self._keys.rendezvous(head.number)
+            await insist(lambda: self._store.put(key, encode(place)), self._timing.retry)
+        elif starting:
+            # As long as the controller waits for rank 0's node; what it does then is a new generation.
+            place = await find_meeting(self._meetings, self._keys, head.number, self._spec.ack_timeout)
+        else:
+            return
+        await self._slots.start(head, assignment, place)
+        if self._venue.over:
+            self._slots.kill(0)
+
+    async def _keep_reporting(self) -> NoReturn:
+        """Write our report anew whenever it has changed."""
+        while True:
+            await self._report_due.wait()
+            self._report_due.clear()
+            await self._report.put(encode(self._slots.report))
