@@ -31,19 +31,31 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def spares_left(machine: Machine, near: Node, spares: Iterable[Slot]) -> str:
-    """Say how many of ``spares`` are in the rack of ``near``, or in the whole machine where there are no racks."""
+def spares_left(near: Node, by_rack: Mapping[str | None, int]) -> str:
+    """Say how many spares are in the rack of ``near``, or in the whole machine where there are no racks."""
     if near.rack is None:
-        return f"{count(len(tuple(spares)), 'spare')} left"
-    here = sum(machine.node_of(slot).rack == near.rack for slot in spares)
-    return f"{count(here, 'spare')} left in {near.rack}"
+        return f"{count(sum(by_rack.values()), 'spare')} left"
+    return f"{count(by_rack.get(near.rack, 0), 'spare')} left in {near.rack}"
 
 
-def move(machine: Machine, rank: int, old: Slot, new: Slot, spares: Iterable[Slot]) -> str:
-    """Say where a rank goes and why that is near. ``spares``: what is left afterwards."""
+def move(machine: Machine, rank: int, old: Slot, new: Slot, by_rack: Mapping[str | None, int]) -> str:
+    """Say where a rank goes and why that is near. ``by_rack``: how many spares each rack has afterwards."""
     target = machine.node_of(new)
     shared = SHARED[distance(machine.node_of(old), target)]
-    return f"rank {rank}: {old} -> {new}; {shared}; {spares_left(machine, target, spares)}"
+    return f"rank {rank}: {old} -> {new}; {shared}; {spares_left(target, by_rack)}"
+
+
+def split_groups(machine: Machine, mesh: Mesh, seats: Mapping[int, Slot], moves: Mapping[int, Slot]) -> tuple[str, ...]:
+    """Say which innermost groups the moves take apart that lay in one NVLink domain before."""
+    name, size = mesh.dims[-1]
+    lines: list[str] = []
+    for group in sorted({rank // size for rank in moves}):
+        members = range(group * size, group * size + size)
+        before = {machine.node_of(seats[rank]).domain_key for rank in members}
+        after = {machine.node_of(moves.get(rank, seats[rank])).domain_key for rank in members}
+        if len(before) == 1 < len(after):
+            lines.append(f"ranks {ranks(members)} ({name}={size}) lie in {len(after)} NVLink domains now")
+    return tuple(lines)
 
 
 def no_spare(machine: Machine, rank: int, old: Slot, within: Scope) -> str:

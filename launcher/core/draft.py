@@ -10,6 +10,7 @@ from tlaunch.launcher.core.plan import Plan, Seat
 from tlaunch.launcher.core.policy import Failure
 from tlaunch.topology import explain
 from tlaunch.topology.model import Slot
+from tlaunch.topology.replacement import Replacement
 from tlaunch.topology.replacement import replace as find_spares
 from tlaunch.topology.shrinking import Shrunk, shrink
 
@@ -46,7 +47,7 @@ class Draft:
             return replace(failure, spare=cluster.spares.nearest(failure.slot, scope))
         if self._advice is None:
             slots = {each.rank: each.slot for each in (failure, *pending) if each.kind != "crash"}
-            self._advice = find_spares(cluster.machine, slots, cluster.spares, scope).moves
+            self._advice = self._replacement(slots).moves
         return replace(failure, spare=self._advice.get(failure.rank))
 
     def restart(self, rank: int, nth: int) -> None:
@@ -112,7 +113,7 @@ class Draft:
             for seat in self.plan.seats
             if seat.slot in cluster.drained and seat.rank not in cluster.displaced
         }
-        found = find_spares(cluster.machine, waiting, cluster.spares, scope)
+        found = self._replacement(waiting)
         for rank, slot in found.moves.items():
             self.decisions.append(f"drain {self._move(rank, slot)}")
             self.condemn({waiting[rank]: f"drained: {cluster.bad.get(waiting[rank], '')}"})
@@ -120,11 +121,26 @@ class Draft:
             where = explain.no_spare(cluster.machine, rank, waiting[rank], scope)
             self.reasons.append(f"drain refused, {where}; it stays")
 
+    def _replacement(self, failed: Mapping[int, Slot]) -> Replacement:
+        """Find spares for some ranks at once, each as near to its mesh neighbours as can be."""
+        cluster = self.cluster
+        seats = {seat.rank: seat.slot for seat in self.plan.seats}
+        gone = self.given_up.difference(failed)
+        return find_spares(
+            cluster.machine,
+            failed,
+            cluster.spares,
+            cluster.spec.swap_scope,
+            mesh=self.plan.mesh,
+            seats=seats,
+            gone=gone,
+        )
+
     def _move(self, rank: int, to: Slot) -> str:
         old = self.plan.seats[rank].slot
         seats = (replace(seat, slot=to) if seat.rank == rank else seat for seat in self.plan.seats)
         self._change(replace(self.plan, seats=tuple(seats)))
-        return explain.move(self.cluster.machine, rank, old, to, self.cluster.spares)
+        return explain.move(self.cluster.machine, rank, old, to, self.cluster.spares.by_rack)
 
     def _change(self, plan: Plan) -> None:
         self.cluster = replace(self.cluster, plan=plan)

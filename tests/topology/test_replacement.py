@@ -63,14 +63,14 @@ def test_ranks_that_fit_on_no_node_together_take_as_few_nodes_as_possible() -> N
     assert written(result.moves.values()) == ["n2/gpu-0", "n2/gpu-1", "n2/gpu-2", "n1/gpu-0"]
 
 
-def test_a_domain_is_left_only_when_it_cannot_take_all() -> None:
+def test_as_few_ranks_as_possible_leave_the_domain() -> None:
     near, far = [Node(f"near{i}", 2, "d", "r") for i in range(3)], [Node(f"far{i}", 2, "e", "r") for i in range(2)]
     machine = Machine((*near, *far))
     failed = {0: Slot("near0", 0), 1: Slot("near0", 1)}
     split = replace(machine, failed, slots("near1/0", "near2/0", "far0/0", "far0/1"), "rack")
     assert written(split.moves.values()) == ["near1/gpu-0", "near2/gpu-0"]
-    together = replace(machine, failed, slots("near1/0", "far0/0", "far0/1"), "rack")
-    assert written(together.moves.values()) == ["far0/gpu-0", "far0/gpu-1"]
+    one_far = replace(machine, failed, slots("near1/0", "far0/0", "far0/1"), "rack")
+    assert written(one_far.moves.values()) == ["near1/gpu-0", "far0/gpu-0"]
 
 
 @pytest.mark.parametrize(
@@ -119,6 +119,39 @@ def test_the_reason_says_what_the_two_slots_share(target: Slot, shared: str) -> 
 def test_the_failed_slot_is_no_spare_of_its_own() -> None:
     machine = nvl72()
     assert nearest(machine, Slot("node-00", 0), slots("node-00/gpu-0"), "any") is None
+
+
+def test_a_rank_goes_to_where_its_peers_are() -> None:
+    """Rank 1 is away from its group since an earlier failure. Now its slot fails too, and it comes home."""
+    machine = Machine(tuple(Node(f"n{i}", 4, domain=f"d{i // 2}", rack="r") for i in range(4)))
+    mesh = Mesh.parse("dp=2,tp=4")
+    seats = dict(enumerate(slots("n0/0", "n2/0", "n0/2", "n0/3", "n1/0", "n1/1", "n1/2", "n1/3")))
+    spares = slots("n0/1", "n2/1", "n3/0")
+    alone = replace(machine, {1: seats[1]}, spares, "rack")
+    assert alone.moves == {1: Slot("n2", 1)}
+    home = replace(machine, {1: seats[1]}, spares, "rack", mesh=mesh, seats=seats)
+    assert home.moves == {1: Slot("n0", 1)}
+
+
+def test_a_group_that_is_taken_apart_is_named() -> None:
+    machine, mesh = hgx(4), Mesh.parse("dp=3,tp=8")
+    seats = place(machine, mesh, 8).seats
+    result = replace(machine, {9: seats[9]}, slots("node-03/gpu-0"), "rack", mesh=mesh, seats=seats)
+    assert result.reasons == (
+        "rank 9: node-01/gpu-1 -> node-03/gpu-0; same rack; 0 spares left in rack-00",
+        "ranks 8-15 (tp=8) lie in 2 NVLink domains now",
+    )
+
+
+def test_inner_dimensions_count_more_than_outer_ones() -> None:
+    """Both spares are in scope: one is with the tp peer, the other with both dp peers."""
+    machine = Machine(tuple(Node(f"n{i}", 8, domain=f"d{i}", rack="r") for i in range(4)))
+    mesh = Mesh.parse("dp=3,tp=2")
+    seats = dict(enumerate(slots("n0/0", "n3/0", "n1/0", "n2/0", "n1/1", "n2/1")))
+    for with_tp, with_dp in (("n0/1", "n2/2"), ("n0/7", "n2/3")):
+        spares = slots(with_dp, with_tp)
+        result = replace(machine, {1: seats[1]}, spares, "rack", mesh=mesh, seats=seats)
+        assert result.moves == {1: Slot.parse(with_tp)}
 
 
 def test_slots_that_the_machine_does_not_have_are_refused() -> None:

@@ -1,16 +1,20 @@
-"""Replacement against brute force, on small machines."""
+"""Replacement against brute force and against the exact assignment of scipy, on small machines."""
 
 from __future__ import annotations
 
 from collections import Counter
+from math import prod
 from typing import get_args
 
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.optimize import linear_sum_assignment
 
-from tests.topology.machines import tangles, trees
+from tests.topology.machines import meshes, tangles, trees
+from tlaunch.topology.mesh import Mesh
 from tlaunch.topology.model import REACH, Machine, Scope, Slot, distance
-from tlaunch.topology.replacement import nearest, replace
+from tlaunch.topology.peers import anchors, ring
+from tlaunch.topology.replacement import cost, nearest, replace
 
 Case = tuple[Machine, dict[int, Slot], list[Slot], Scope]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
@@ -93,14 +97,60 @@ def test_ranks_of_one_node_stay_together_where_that_is_as_near(case: Case) -> No
     result = replace(machine, lost, spares, within)
     if not lost or result.unplaced:
         return
-    farthest = max(apart(machine, lost[rank], slot) for rank, slot in result.moves.items())
     home = next(iter(lost.values()))
-    near = Counter(spare.node for spare in spares if apart(machine, home, spare) <= farthest)
-    assert sum(near.values()) >= len(lost)
-    closer = [spare for spare in spares if apart(machine, home, spare) < farthest]
-    assert len(closer) < len(lost)  # going this far was necessary
-    if max(near.values()) >= len(lost):
-        assert len({slot.node for slot in result.moves.values()}) == 1
+    total = sum(apart(machine, home, slot) for slot in result.moves.values())
+    free = {spare.node: spare for spare in spares}
+    for node, number in Counter(spare.node for spare in spares).items():
+        if number >= len(lost) and apart(machine, home, free[node]) * len(lost) == total:
+            assert len({slot.node for slot in result.moves.values()}) == 1
+
+
+@st.composite
+def jobs(draw: st.DrawFn) -> tuple[Machine, Mesh, dict[int, Slot], dict[int, Slot], list[Slot], Scope]:
+    """Draw a job on a machine, in any order, some of whose ranks have failed."""
+    machine = draw(st.one_of(trees(max_slots=24), tangles()))
+    mesh = draw(meshes(len(machine.slots)))
+    order = draw(st.permutations(machine.slots))
+    seats = dict(enumerate(order[: mesh.size]))
+    failed = {rank: seats[rank] for rank in draw(st.sets(st.sampled_from(range(mesh.size)), max_size=8))}
+    return machine, mesh, seats, failed, order[mesh.size :], draw(st.sampled_from(SCOPES))
+
+
+@given(jobs())
+def test_the_total_distance_is_the_optimum_of_an_exact_assignment(
+    job: tuple[Machine, Mesh, dict[int, Slot], dict[int, Slot], list[Slot], Scope],
+) -> None:
+    machine, mesh, seats, failed, spares, within = job
+    near = {rank: anchors(mesh, seats, rank, old, failed) for rank, old in failed.items()}
+    refused = 1 + sum(weight * 5 for each in near.values() for weight in each.values())
+    table = [
+        [cost(machine, near[rank], slot) if apart(machine, old, slot) <= REACH[within] else refused for slot in spares]
+        + [refused] * len(failed)
+        for rank, old in failed.items()
+    ]
+    rows, columns = linear_sum_assignment(table) if table else ((), ())
+    best = sum(table[row][column] for row, column in zip(rows, columns, strict=True))
+    result = replace(machine, failed, spares, within, mesh=mesh, seats=seats)
+    total = sum(cost(machine, near[rank], slot) for rank, slot in result.moves.items())
+    assert total + refused * len(result.unplaced) == best
+
+
+@given(jobs())
+def test_a_ring_skips_whoever_is_gone(
+    job: tuple[Machine, Mesh, dict[int, Slot], dict[int, Slot], list[Slot], Scope],
+) -> None:
+    _, mesh, seats, failed, _, _ = job
+    for rank in seats:
+        for dimension in range(len(mesh.dims)):
+            outer, inner = prod(size for _, size in mesh.dims[: dimension + 1]), mesh.dims[dimension + 1 :]
+            stride = mesh.size // outer
+            assert stride == prod(size for _, size in inner)
+            size = mesh.dims[dimension][1]
+            block = rank // (stride * size) * stride * size
+            members = [block + rank % stride + index * stride for index in range(size)]
+            here = members.index(rank)
+            turned = [each for each in members[here + 1 :] + members[:here] if each not in failed]
+            assert ring(mesh, rank, dimension, failed) == tuple(dict.fromkeys([*turned[:1], *turned[-1:]]))
 
 
 @given(cases(st.one_of(trees(), tangles())), st.data())
