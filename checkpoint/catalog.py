@@ -1,0 +1,85 @@
+"""Which checkpoints there are, and which of them are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tlaunch.checkpoint.errors import Damaged, Unusable
+from tlaunch.checkpoint.files import Files, why
+from tlaunch.checkpoint.layout import MANIFEST, Address, address_of
+from tlaunch.checkpoint.manifest import MAX_BYTES, Manifest, from_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Which committed checkpoints are kept: the ``last`` so many, and each whose step is a multiple of ``every``.
+
+    The newest one is always kept. ``every=0`` keeps no other.
+    """
+
+    last: int = 3
+    every: int = 0
+
+    def __post_init__(self) -> None:
+        if self.last < 1 or self.every < 0:
+            raise Unusable(f"keep: expected last >= 1 and every >= 0, got {self.last} and {self.every}")
+
+    def superfluous(self, committed: Sequence[Address]) -> list[Address]:
+        """Return those that are not kept, of all that are committed."""
+        old = sorted(committed)[: -self.last]
+        return [address for address in old if not self.every or address.step % self.every]
+
+
+def committed(files: Files) -> list[Address]:
+    """Return the committed checkpoints, the newest last."""
+    try:
+        addresses = [address for name in files.names() if (address := address_of(name)) is not None]
+        return sorted(address for address in addresses if MANIFEST in files.names(address.folder))
+    except OSError as error:
+        raise why(error, "listing checkpoints", files.root) from error
+
+
+def find(files: Files, step: int | None = None) -> Address | None:
+    """Return the newest committed checkpoint, or the newest of one step; ``None`` when there is none at all.
+
+    Raises:
+        Unusable: there are checkpoints, but none of this step.
+    """
+    found = committed(files)
+    fitting = [address for address in found if step is None or address.step == step]
+    if fitting:
+        return fitting[-1]
+    if step is not None:
+        steps = ", ".join(str(step) for step in sorted({address.step for address in found})) or "none at all"
+        raise Unusable(f"{files.root}: no checkpoint of step {step}; there are {steps}")
+    return None
+
+
+def manifest_of(files: Files, address: Address) -> Manifest:
+    """Read the manifest of a committed checkpoint.
+
+    Raises:
+        Damaged: it is not what was written, or belongs to another checkpoint.
+    """
+    where = f"{files.root}/{address.manifest}"
+    try:
+        manifest = from_bytes(files.read(address.manifest, MAX_BYTES + 1), where)
+    except OSError as error:
+        raise why(error, "reading a manifest", where) from error
+    if (manifest.generation, manifest.step) != (address.generation, address.step):
+        raise Damaged(f"{where}: is that of step {manifest.step} of generation {manifest.generation}")
+    if manifest.ranks != tuple(range(manifest.world)):
+        raise Damaged(f"{where}: holds the ranks {manifest.ranks}, expected all of {manifest.world}")
+    return manifest
+
+
+def prune(files: Files, keep: Keep) -> list[Address]:
+    """Remove the checkpoints that are not kept, and return them."""
+    superfluous = keep.superfluous(committed(files))
+    for address in superfluous:
+        try:
+            files.remove(address.folder)
+        except OSError as error:
+            raise why(error, "removing a checkpoint", f"{files.root}/{address.folder}") from error
+    return superfluous

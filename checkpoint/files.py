@@ -1,0 +1,189 @@
+"""The few operations on a file system that checkpoints are made of, for a local or shared disk.
+
+Names are relative to the path of the checkpoints, with ``/`` between folder and file. A file is written whole: under
+its name there is either nothing or all of it, on the disk, whenever the machine stops.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+from tlaunch.checkpoint.errors import CheckpointError
+
+Buffer: TypeAlias = "bytes | bytearray | memoryview"
+
+DRAFT = ".draft-"
+"""How names start of files that are still being written."""
+
+TRASH = ".trash-"
+"""How names start of folders that are being removed."""
+
+
+class Files(Protocol):
+    """What a place for checkpoints can do. Every method raises ``OSError`` as the operating system does."""
+
+    @property
+    def root(self) -> str:
+        """The path or URL, for messages."""
+        ...
+
+    def make(self, folder: str) -> None:
+        """Make a folder, with those above it, unless it is there."""
+        ...
+
+    def write(self, name: str, chunks: Iterable[Buffer]) -> None:
+        """Write a file; when this returns, it is complete and durable under its name. An older one is replaced.
+
+        Raises:
+            FileNotFoundError: its folder is not there (any more).
+        """
+        ...
+
+    def create(self, name: str, data: bytes) -> None:
+        """Write a small file that must not be there yet; of several callers only one succeeds.
+
+        Raises:
+            FileExistsError: it is there.
+        """
+        ...
+
+    def read(self, name: str, limit: int) -> bytes:
+        """Return a small file's bytes, at most ``limit`` of them."""
+        ...
+
+    def read_into(self, name: str, begin: int, buffer: memoryview) -> int:
+        """Fill ``buffer`` from byte ``begin`` on and return how many bytes there were: fewer only at the file's end."""
+        ...
+
+    def size(self, name: str) -> int:
+        """Return the size of a file in bytes."""
+        ...
+
+    def names(self, folder: str = "") -> list[str]:
+        """Return the plain names in a folder, sorted; none when it does not exist."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Remove a file, or a folder with all that is in it: at once, or so that whoever looks sees none of it.
+
+        Nothing happens when it is not there.
+        """
+        ...
+
+
+class LocalFiles:
+    """A folder of a file system that the operating system mounts: a local disk, NFS, Lustre."""
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self._root = Path(root)
+
+    @property
+    def root(self) -> str:
+        return str(self._root)
+
+    def make(self, folder: str) -> None:
+        missing = []
+        path = self._root / folder
+        while not path.is_dir():
+            missing.append(path)
+            path = path.parent
+        for made in reversed(missing):
+            made.mkdir(exist_ok=True)
+            self._sync(made.parent)
+
+    def write(self, name: str, chunks: Iterable[Buffer]) -> None:
+        path = self._root / name
+        draft = path.with_name(f"{DRAFT}{os.getpid()}-{path.name}")
+        try:
+            self._fill(draft, chunks)
+            self._rename(draft, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                draft.unlink(missing_ok=True)
+            raise
+        self._sync(path.parent)
+
+    def create(self, name: str, data: bytes) -> None:
+        path = self._root / name
+        draft = path.with_name(f"{DRAFT}{os.getpid()}-{path.name}")
+        try:
+            self._fill(draft, [data])
+            os.link(draft, path)  # unlike a rename, this fails when the name is taken
+        finally:
+            with contextlib.suppress(OSError):
+                draft.unlink(missing_ok=True)
+        self._sync(path.parent)
+
+    def read(self, name: str, limit: int) -> bytes:
+        with (self._root / name).open("rb") as file:
+            return file.read(limit)
+
+    def read_into(self, name: str, begin: int, buffer: memoryview) -> int:
+        done = 0
+        fd = os.open(self._root / name, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            while done < len(buffer):
+                count = os.preadv(fd, [buffer[done:]], begin + done)
+                if count == 0:
+                    break
+                done += count
+        finally:
+            os.close(fd)
+        return done
+
+    def size(self, name: str) -> int:
+        return (self._root / name).stat().st_size
+
+    def names(self, folder: str = "") -> list[str]:
+        try:
+            return sorted(path.name for path in (self._root / folder).iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def remove(self, name: str) -> None:
+        path = self._root / name
+        if not path.is_dir() or path.is_symlink():
+            path.unlink(missing_ok=True)
+            return
+        # Renamed first: nobody sees half of it, and whoever still wants to write into it finds no folder.
+        trash = path if path.name.startswith(TRASH) else path.with_name(f"{TRASH}{os.getpid()}-{path.name}")
+        if trash != path:
+            path.rename(trash)
+            self._sync(path.parent)
+        shutil.rmtree(trash, ignore_errors=True)
+
+    # --- the steps of a write, one system call each, so that tests can stop between any two of them ----------------
+
+    def _fill(self, path: Path, chunks: Iterable[Buffer]) -> None:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        try:
+            for chunk in chunks:
+                rest = memoryview(chunk).cast("B")
+                while rest:
+                    rest = rest[os.write(fd, rest) :]
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def _rename(self, draft: Path, path: Path) -> None:
+        draft.rename(path)
+
+    def _sync(self, folder: Path) -> None:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def why(error: OSError, what: str, where: str) -> CheckpointError:
+    """Return an error of the operating system as one line: what was tried, on which file, and why it failed."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return CheckpointError(f"{where}: {what} failed: no space is left; checkpoints that stood before still do")
+    return CheckpointError(f"{where}: {what} failed: {error.strerror or error}")

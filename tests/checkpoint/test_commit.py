@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.checkpoint.writing import numbers, part_of, pieces_of, save
+from tlaunch.checkpoint.catalog import Keep, committed, find, prune
+from tlaunch.checkpoint.commit import clean, newest_generation, take_generation, try_commit, write_part
+from tlaunch.checkpoint.errors import CheckpointError, Superseded, Unusable
+from tlaunch.checkpoint.files import LocalFiles
+from tlaunch.checkpoint.layout import Address
+from tlaunch.checkpoint.region import Region
+from tlaunch.checkpoint.shard import Piece
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> LocalFiles:
+    """An empty place."""
+    return LocalFiles(tmp_path / "ck")
+
+
+def test_the_last_rank_commits(files: LocalFiles) -> None:
+    address = Address(1, 10)
+    write_part(files, part_of(address, 1), pieces_of(address, 1))
+    assert not try_commit(files, address, 2)
+    assert committed(files) == []
+    write_part(files, part_of(address, 0), pieces_of(address, 0))
+    assert try_commit(files, address, 2)
+    assert try_commit(files, address, 2)
+    assert committed(files) == [address]
+
+
+def test_shards_are_plain_safetensors(files: LocalFiles) -> None:
+    from safetensors import safe_open
+
+    address = Address(1, 10)
+    save(files, address)
+    with safe_open(Path(files.root, address.shard(0)), "np") as shard:
+        assert sorted(shard.keys()) == ["scale", "w@0,0"]
+        assert shard.get_tensor("w@0,0").tobytes() == numbers(10, 0)
+        assert shard.get_tensor("scale").shape == ()
+
+
+def test_an_older_writer_loses_and_is_told_to_whom(files: LocalFiles) -> None:
+    assert take_generation(files, {"host": "a"}) == 1
+    address = Address(1, 10)
+    for rank in (0, 1):
+        write_part(files, part_of(address, rank), pieces_of(address, rank))
+    assert take_generation(files, {"host": "b", "pid": 7}) == 2
+    with pytest.raises(Superseded, match=r"step 10 is not committed: generation 2 \(host b, pid 7\) has taken over"):
+        try_commit(files, address, 2)
+    assert clean(files, 2) == [generation := "generation-00000001.json", address.folder] or generation
+    assert committed(files) == []
+    assert newest_generation(files) == 2
+
+
+def test_what_a_newer_writer_has_saved_is_newer_whatever_its_step(files: LocalFiles) -> None:
+    for address in (Address(1, 100), Address(2, 50), Address(1, 200)):
+        save(files, address)
+    assert find(files) == Address(2, 50)
+    assert find(files, 200) == Address(1, 200)
+
+
+def test_cleaning_leaves_what_is_committed_and_what_is_new(files: LocalFiles) -> None:
+    save(files, Address(1, 10))
+    unfinished, new = Address(1, 20), Address(2, 20)
+    write_part(files, part_of(unfinished, 0), pieces_of(unfinished, 0))
+    write_part(files, part_of(new, 0), pieces_of(new, 0))
+    assert clean(files, 2) == [unfinished.folder]
+    assert try_commit(files, new, 2) is False
+    write_part(files, part_of(new, 1), pieces_of(new, 1))
+    assert try_commit(files, new, 2)
+    assert committed(files) == [Address(1, 10), new]
+
+
+def test_a_cleaned_folder_does_not_come_back(files: LocalFiles) -> None:
+    """A writer that was stopped just before it commits must not leave a manifest without shards."""
+    address = Address(1, 10)
+    for rank in (0, 1):
+        write_part(files, part_of(address, rank), pieces_of(address, rank))
+    clean(files, 2)
+    with pytest.raises(FileNotFoundError):
+        files.write(address.manifest, [b"late"])
+    assert committed(files) == []
+
+
+def test_ranks_that_disagree(files: LocalFiles) -> None:
+    address = Address(1, 10)
+    write_part(files, part_of(address, 0), pieces_of(address, 0))
+    odd = Piece("w", "F32", (2, 9), Region((1, 0), (1, 9)), memoryview(numbers(10, 1, 9)))
+    write_part(files, part_of(address, 1), [odd])
+    with pytest.raises(CheckpointError, match=r"tensor w: one rank has F32 \[2, 8\], another F32 \[2, 9\]"):
+        try_commit(files, address, 2)
+    assert committed(files) == []
+
+
+def test_elements_that_nobody_wrote(files: LocalFiles) -> None:
+    address = Address(1, 10)
+    write_part(files, part_of(address, 0), pieces_of(address, 0))
+    write_part(files, part_of(address, 1), [])
+    with pytest.raises(CheckpointError, match="step 10 of generation 1: tensor w: 8 of 16 elements are missing"):
+        try_commit(files, address, 2)
+
+
+def test_a_value_that_two_ranks_wrote(files: LocalFiles) -> None:
+    address = Address(1, 10)
+    for rank in (0, 1):
+        write_part(files, replace(part_of(address, rank), values={"epoch": 1}), pieces_of(address, rank))
+    with pytest.raises(CheckpointError, match="epoch was written by two ranks"):
+        try_commit(files, address, 2)
+
+
+def test_what_is_kept(files: LocalFiles) -> None:
+    for step in range(10, 70, 10):
+        save(files, Address(1, step))
+    removed = prune(files, Keep(last=2, every=30))
+    assert [address.step for address in removed] == [10, 20, 40]
+    assert [address.step for address in committed(files)] == [30, 50, 60]
+    assert prune(files, Keep(last=1)) == [Address(1, 30), Address(1, 50)]
+    assert prune(files, Keep(last=1)) == []
+
+
+@pytest.mark.parametrize(("last", "every"), [(0, 0), (1, -1)])
+def test_keeping_nothing_is_refused(last: int, every: int) -> None:
+    with pytest.raises(Unusable, match="expected last >= 1 and every >= 0"):
+        Keep(last, every)
+
+
+def test_generations_are_taken_once(files: LocalFiles) -> None:
+    other = LocalFiles(files.root)
+    assert [take_generation(files, {}), take_generation(other, {}), take_generation(files, {})] == [1, 2, 3]
+    files.create("generation-00000004.json", b"{}")
+    with pytest.raises(FileExistsError):
+        other.create("generation-00000004.json", b"{}")
