@@ -4,30 +4,48 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
+from typing import cast
 
-from tlaunch.topology.model import TopologyError
+from tlaunch.topology.model import LEVELS, Level, TopologyError
 
 REPLICA_DIMENSION = "dp"
+_DIGITS = 9
+"""The longest size of a dimension; more is no number of ranks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mesh:
-    """Named dimensions, slowest first. A mesh without ``dp`` has one replica: the whole job."""
+    """Named dimensions, slowest first. A mesh without ``dp`` has one replica: the whole job.
+
+    ``within``: the level that the groups of a dimension should stay within, for those dimensions that name one, in the
+    order of ``dims``.
+    """
 
     dims: tuple[tuple[str, int], ...]
+    within: tuple[tuple[str, Level], ...] = ()
 
     @classmethod
     def parse(cls, text: str) -> Mesh:
-        """Read ``name=size,...``."""
+        """Read ``name=size,...``; a size may be followed by the level to stay within, as in ``tp=8@domain``."""
         dims: list[tuple[str, int]] = []
+        within: list[tuple[str, Level]] = []
         for part in text.split(","):
-            name, sep, size = (piece.strip() for piece in part.partition("="))
-            if not sep or not name.isidentifier() or not size.isascii() or not size.isdigit() or int(size) < 1:
-                raise TopologyError(f"mesh {text!r}: {part.strip()!r} is not NAME=SIZE, such as dp=8")
+            name, sep, value = (piece.strip() for piece in part.partition("="))
+            size, at, level = (piece.strip() for piece in value.partition("@"))
+            number = int(size) if size.isascii() and size.isdigit() and len(size) <= _DIGITS else 0
+            if not sep or not name.isidentifier() or number < 1:
+                raise TopologyError(f"mesh {_shown(text)}: {_shown(part.strip())} is not NAME=SIZE, such as dp=8")
             if name in dict(dims):
-                raise TopologyError(f"mesh {text!r}: the dimension {name!r} stands twice")
-            dims.append((name, int(size)))
-        return cls(tuple(dims))
+                raise TopologyError(f"mesh {_shown(text)}: the dimension {_shown(name)} stands twice")
+            if at and level not in LEVELS:
+                raise TopologyError(
+                    f"mesh {_shown(text)}: {_shown(part.strip())}: {_shown(level)} is no level of the machine; "
+                    f"expected one of {', '.join(LEVELS)}, as in tp=8@domain"
+                )
+            dims.append((name, number))
+            if at:
+                within.append((name, cast("Level", level)))
+        return cls(tuple(dims), tuple(within))
 
     @classmethod
     def flat(cls, world_size: int) -> Mesh:
@@ -35,7 +53,8 @@ class Mesh:
         return cls(((REPLICA_DIMENSION, world_size),))
 
     def __str__(self) -> str:
-        return ",".join(f"{name}={size}" for name, size in self.dims)
+        levels = {name: f"@{level}" for name, level in self.within}
+        return ",".join(f"{name}={size}{levels.get(name, '')}" for name, size in self.dims)
 
     @property
     def size(self) -> int:
@@ -56,18 +75,22 @@ class Mesh:
         """The size of the innermost dimension, whose groups are consecutive ranks."""
         return self.dims[-1][1]
 
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """For each dimension, how many ranks lie between two neighbours along it."""
+        return tuple(prod(size for _, size in self.dims[index + 1 :]) for index in range(len(self.dims)))
+
     def resized(self, replicas: int) -> Mesh:
         """Return the same mesh with another number of replicas."""
-        return Mesh(tuple((name, replicas if name == REPLICA_DIMENSION else size) for name, size in self.dims))
+        dims = tuple((name, replicas if name == REPLICA_DIMENSION else size) for name, size in self.dims)
+        return Mesh(dims, self.within)
 
     def _stride(self) -> tuple[int, int]:
         """Return (ranks between two neighbours along dp, replicas)."""
-        stride = 1
-        for name, size in reversed(self.dims):
+        for (name, size), stride in zip(self.dims, self.strides, strict=True):
             if name == REPLICA_DIMENSION:
                 return stride, size
-            stride *= size
-        return stride, 1
+        return self.size, 1
 
     def replica_of(self, rank: int) -> int:
         """Tell which replica a rank belongs to."""
@@ -76,4 +99,11 @@ class Mesh:
 
     def ranks_of(self, replica: int) -> tuple[int, ...]:
         """Return the ranks of one replica, in order."""
-        return tuple(rank for rank in range(self.size) if self.replica_of(rank) == replica)
+        stride, replicas = self._stride()
+        firsts = range(replica * stride, self.size, stride * replicas)
+        return tuple(rank for first in firsts for rank in range(first, first + stride))
+
+
+def _shown(text: str) -> str:
+    """Quote what a user wrote, on one line and not too long."""
+    return repr(text if len(text) <= 60 else text[:60] + "...")

@@ -6,16 +6,22 @@ has no neighbours at that level.
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Literal
 
 from tlaunch.errors import InputError
 
 Scope = Literal["node", "domain", "rack", "any"]
 """How far from its old slot a rank may be moved."""
+
+Level = Literal["node", "domain", "rack", "pod"]
+LEVELS: tuple[Level, ...] = ("node", "domain", "rack", "pod")
+"""What groups of ranks can lie in, from the narrowest to the widest. A domain is an NVLink domain."""
 
 
 class TopologyError(InputError):
@@ -89,6 +95,38 @@ class Machine:
         """Where each slot stands in ``slots``."""
         return {slot: index for index, slot in enumerate(self.slots)}
 
+    @cached_property
+    def starts(self) -> Sequence[int]:
+        """The position of the first slot of each node, by the index of the node; the last item is one past the end."""
+        return tuple(accumulate((node.slots for node in self.nodes), initial=0))
+
+    @cached_property
+    def node_index(self) -> Mapping[str, int]:
+        """Where each node stands in ``nodes``, by name."""
+        return {node.name: index for index, node in enumerate(self.nodes)}
+
+    @cached_property
+    def node_at(self) -> Sequence[int]:
+        """The index of the node of each slot, by the position of the slot."""
+        return array("l", (index for index, node in enumerate(self.nodes) for _ in range(node.slots)))
+
+    @cached_property
+    def regions(self) -> Mapping[Level, Sequence[int]]:
+        """For each level, the number of the region that each node lies in, by the index of the node.
+
+        Two nodes lie in one region of a level if they have the same number. A node that names none for a level lies in
+        the same one as the nodes of its next narrower region. Numbers grow in the order in which regions first appear.
+        """
+        domains: list[Hashable] = [node.domain_key for node in self.nodes]
+        racks = [key if node.rack is None else ("rack", node.rack) for node, key in zip(self, domains, strict=True)]
+        pods = [key if node.pod is None else ("pod", node.pod) for node, key in zip(self, racks, strict=True)]
+        return {
+            "node": range(len(self.nodes)),
+            "domain": _numbered(domains),
+            "rack": _numbered(racks),
+            "pod": _numbered(pods),
+        }
+
     def node_of(self, slot: Slot) -> Node:
         """Return the node of a slot."""
         node = self.by_name.get(slot.node)
@@ -103,6 +141,11 @@ class Machine:
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes)
+
+
+def _numbered(keys: Iterable[Hashable]) -> Sequence[int]:
+    numbers: dict[Hashable, int] = {}
+    return array("l", (numbers.setdefault(key, len(numbers)) for key in keys))
 
 
 DISTANCES = ("slot", "node", "domain", "rack", "pod", "machine")

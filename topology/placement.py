@@ -20,11 +20,15 @@ from tlaunch.topology.model import Machine, Slot, TopologyError
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """``seats[rank]`` is the slot of that rank; ``spares`` are the healthy slots without a rank, in machine order."""
+    """``seats[rank]`` is the slot of that rank; ``spares`` are the healthy slots without a rank, in machine order.
+
+    ``unmet``: what was asked for and could not be had, a sentence each; ``reasons`` has them too.
+    """
 
     seats: Mapping[int, Slot]
     spares: tuple[Slot, ...]
     reasons: tuple[str, ...]
+    unmet: tuple[str, ...] = ()
 
 
 def place(machine: Machine, mesh: Mesh, spares: int, *, usable: Collection[Slot] | None = None) -> Placement:
