@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tlaunch.topology.model import Machine, Node, TopologyError
+from tlaunch.topology.model import MAX_GPUS, Machine, Node, TopologyError
 
 MAX_NODES = 100_000
-MAX_GPUS = 1024
-"""On one node; more is a slip of the finger."""
 DomainPer = Literal["rack", "node"]
 
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from tlaunch.topology.description import (
-    MAX_GPUS,
     MAX_NODES,
     DescribedNode,
     DomainPer,
     Template,
     domain_of,
 )
+from tlaunch.topology.model import MAX_GPUS
 from tlaunch.topology.yamltree import Value, is_name, shown
 
 _FORMS = ("nodes_per_rack", "racks", "nodes")

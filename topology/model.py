@@ -24,6 +24,10 @@ LEVELS: tuple[Level, ...] = ("node", "domain", "rack", "pod")
 """What groups of ranks can lie in, from the narrowest to the widest. A domain is an NVLink domain."""
 
 
+MAX_GPUS = 1024
+"""On one node. More is a slip of the finger, or a record that was made to fill the memory of whoever reads it."""
+
+
 class TopologyError(InputError):
     """A description of the machine, a mesh or a request that cannot be met."""
 
@@ -57,6 +61,10 @@ class Node:
     domain: str | None = None
     rack: str | None = None
     pod: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.slots <= MAX_GPUS:
+            raise TopologyError(f"node {self.name} has {self.slots} slots; expected 0 to {MAX_GPUS}")
 
     @property
     def domain_key(self) -> tuple[str, str]:

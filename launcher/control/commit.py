@@ -22,10 +22,12 @@ KEPT_PLANS = 16
 
 
 class Committed(Enum):
-    """The two certain outcomes. The third, an unknown one, is an exception."""
+    """What has become of a plan. ``FULL``: the store had no room for it. A ``Ledger`` raises the latter two."""
 
     DONE = "done"
     LOST = "lost"
+    FULL = "full"
+    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,8 @@ class Ledger:
 
         Assignments that do not fit into the one transaction are written before it: an agent heeds an assignment only
         once its generation is the current one. Raises ``StoreUnknown`` when the outcome is open; the caller reads
-        before it goes on. Raises ``CodecError``, and has written nothing, when the plan cannot be written.
+        before it goes on. Raises ``CodecError``, and has written nothing, when the plan cannot be written; so does
+        ``BadRequest``, for a store that takes less than ours does, except that assignments may have been written.
         """
         keys = self.keys
         current = [Put(keys.plan(plan.generation), encode(plan)), Put(keys.generation, encode(head))]

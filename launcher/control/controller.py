@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -33,7 +34,7 @@ from tlaunch.launcher.core.planner import Outcome
 from tlaunch.launcher.core.policy import Policy
 from tlaunch.launcher.core.spec import JobSpec
 from tlaunch.launcher.store.mirror import Mirror
-from tlaunch.launcher.store.protocol import Compare, Delete, StoreUnknown
+from tlaunch.launcher.store.protocol import BadRequest, Compare, Delete, StoreFull, StoreUnknown
 from tlaunch.topology.model import Node
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ class Controller:
     _crashed_at: float | None = None
     _waiting_since: float | None = None
     _said: tuple[str, ...] = ()
+    _full: bool = False
     _decider: Decider = field(init=False)
 
     def __post_init__(self) -> None:
@@ -73,8 +75,12 @@ class Controller:
                     return
                 plan, wait = await self._decide(view, cluster)
                 if plan is not None:
-                    if not await self._commit(view, plan, cluster):
+                    committed = await self._commit(view, plan, cluster)
+                    if committed is Committed.LOST:
                         return
+                    if committed is Committed.FULL:
+                        await asyncio.sleep(self.timing.retry)  # then with what has happened meanwhile
+                        continue
                     # Deciding again on a copy from before our own commit would only lose the comparison.
                     await self._catch_up(mirror, plan.generation)
                     continue
@@ -203,20 +209,20 @@ class Controller:
             deadlines.append(settled_at)
         return max(0.0, min(deadlines) - cluster.now) if deadlines else None
 
-    async def _commit(self, view: View, plan: Plan, cluster: Cluster) -> bool:
-        """Commit; false when somebody else leads now."""
+    async def _commit(self, view: View, plan: Plan, cluster: Cluster) -> Committed:
+        """Commit, and tell of anything that hinders it."""
         try:
             outcome = await self._write(view, plan, cluster)
-        except CodecError as error:
+        except (CodecError, BadRequest) as error:
             # Whoever leads next would make the same plan.
             log.error("generation %d cannot be written, which ends the job: %s", plan.generation, error)  # noqa: TRY400
             outcome = await self._write(view, unwritable(plan, str(error)), cluster)
         if outcome is Committed.LOST:
             log.info("generation %d: lost to another controller or to a newer state", plan.generation)
-        return outcome is not Committed.LOST
+        self._full = outcome is Committed.FULL
+        return outcome
 
-    async def _write(self, view: View, plan: Plan, cluster: Cluster) -> Committed | None:
-        """Write a plan; ``None`` when it is unknown whether that was done."""
+    async def _write(self, view: View, plan: Plan, cluster: Cluster) -> Committed:
         previous = dict(view.below(Assignment, self.ledger.keys.assigns))
         wanted = assignments(plan, cluster.machine, previous)
         changed = {node: given for node, given in wanted.items() if previous.get(node) != given}
@@ -227,7 +233,11 @@ class Controller:
             return await self.ledger.commit(revision, plan, record, changed)
         except StoreUnknown as error:
             log.warning("generation %d: unknown whether it was committed (%s); reading again", plan.generation, error)
-            return None
+            return Committed.UNKNOWN
+        except StoreFull as error:
+            if not self._full:  # it is tried again many times in a minute
+                log.error("generation %d waits until it can be written: %s", plan.generation, error)  # noqa: TRY400
+            return Committed.FULL
 
     async def _catch_up(self, mirror: Mirror, generation: int) -> None:
         """Wait until the mirror shows our own commit; after an unknown outcome, give up once contact is proven anew."""

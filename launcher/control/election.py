@@ -13,7 +13,7 @@ from tlaunch.launcher.control.membership import Membership
 from tlaunch.launcher.control.records import Leader
 from tlaunch.launcher.control.timing import Timing
 from tlaunch.launcher.core.codec import encode
-from tlaunch.launcher.store.protocol import Compare, Get, Put, Store, StoreError, StoreRefused, WatchBroken
+from tlaunch.launcher.store.protocol import BadRequest, Compare, Get, Put, Store, StoreError, StoreRefused, WatchBroken
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ async def campaign(
 ) -> NoReturn:
     """Try to become the controller, for ever. ``lead`` runs a term; it returns when it finds itself deposed.
 
-    A term ends at the latest when the lease under the leader key is lost.
+    A term ends at the latest when the lease under the leader key is lost. Raises ``JobGone``.
     """
     registration = membership.registration
     leader = encode(Leader(registration.node.name, registration.incarnation))
@@ -45,7 +45,9 @@ async def campaign(
             # A lease that is still ours but whose leader key is an old term's would make two terms look alike: the
             # create_revision tells them apart.
             result = await store.txn(
-                [Compare(keys.leader, create_revision=0)], [Put(keys.leader, leader, lease.id)], [Get(keys.leader)]
+                [*filter(None, [membership.job]), Compare(keys.leader, create_revision=0)],
+                [Put(keys.leader, leader, lease.id)],
+                [Get(keys.leader), Get(keys.spec)],
             )
             if result.succeeded:
                 await _until_lost(lead(Fence(keys.leader, result.revision)), lease.lost())
@@ -53,8 +55,9 @@ async def campaign(
                 # Our own key from an attempt whose answer was lost, or from a term that ended early.
                 await _until_lost(lead(Fence(keys.leader, result.reads[0][0].create_revision)), lease.lost())
             else:
+                membership.check(result.reads[1])
                 await _vacancy(store, keys.leader, result.revision)
-        except StoreRefused:
+        except (StoreRefused, BadRequest):
             raise
         except StoreError as error:
             if str(error) != told:  # an outage lasts, and there are many tries in a minute

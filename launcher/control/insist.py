@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from tlaunch.launcher.store.protocol import Compare, Get, Put, Store, StoreError, StoreRefused
+from tlaunch.launcher.store.protocol import BadRequest, Compare, Get, Put, Store, StoreError, StoreRefused
 
 T = TypeVar("T")
 
@@ -15,14 +15,20 @@ log = logging.getLogger(__name__)
 
 
 async def insist(request: Callable[[], Awaitable[T]], retry: float) -> T:
-    """Repeat an idempotent request every ``retry`` seconds until the store answers. Raises ``StoreRefused``."""
+    """Repeat an idempotent request every ``retry`` seconds until the store answers.
+
+    Raises ``StoreRefused`` and ``BadRequest``, which no repetition cures.
+    """
+    told = ""
     while True:
         try:
             return await request()
-        except StoreRefused:
+        except (StoreRefused, BadRequest):
             raise
         except StoreError as error:
-            log.warning("%s", error)
+            if str(error) != told:  # an outage lasts, and there are many tries in a minute
+                log.warning("%s", error)
+            told = str(error)
             await asyncio.sleep(retry)
 
 
@@ -40,7 +46,7 @@ class OwnKey:
         self._revision = 0
 
     async def put(self, value: bytes) -> None:
-        """Write, however long it takes until the store can be reached. Raises ``StoreRefused``."""
+        """Write, however long it takes until the store can be reached. Raises as ``insist`` does."""
         while not await insist(lambda: self._try(value), self._retry):
             pass
 

@@ -3,28 +3,42 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import NoReturn
 
-from tlaunch.errors import InputError
+from tlaunch.errors import InputError, TlaunchError
+from tlaunch.launcher.control.insist import insist
 from tlaunch.launcher.control.layout import Keys
 from tlaunch.launcher.control.records import Registration
 from tlaunch.launcher.control.timing import Timing
 from tlaunch.launcher.core.codec import decode, encode
-from tlaunch.launcher.store.protocol import Compare, Get, Lease, LeaseLost, Put, Store, StoreError, StoreRefused
+from tlaunch.launcher.store.protocol import Compare, Get, KeyValue, Lease, LeaseLost, Put, Store
 
 
 class NodeTaken(InputError):
     """Another agent has registered under the same name."""
 
 
+class JobGone(TlaunchError):
+    """The job that we take part in does not stand in the store any more."""
+
+    def __init__(self, keys: Keys) -> None:
+        super().__init__(
+            f"job {keys.job} is gone from etcd: its data was lost, removed or set back while the job ran; "
+            "expected etcd to keep it until the job ends"
+        )
+
+
 class Membership:
     """Registers once, and again whenever the lease is lost.
 
-    Losing the lease ends nothing by itself: only a newer plan does.
+    Losing the lease ends nothing by itself: only a newer plan does, or the loss of the job itself. ``job`` compares the
+    job's spec with the one that there was when the node joined.
     """
 
     def __init__(self, store: Store, keys: Keys, registration: Registration, timing: Timing) -> None:
         self.registration = registration
+        self.job: Compare | None = None
         self._store = store
         self._keys = keys
         self._timing = timing
@@ -32,7 +46,7 @@ class Membership:
         self._joined = asyncio.Event()
 
     async def join(self) -> None:
-        """Take a lease and register. Raises ``NodeTaken`` when somebody else holds the name."""
+        """Take a lease and register. Raises ``NodeTaken`` when somebody else holds the name, and ``JobGone``."""
         lease = await self._store.lease(self._timing.lease)
         try:
             await self._register(lease)
@@ -45,20 +59,14 @@ class Membership:
     async def keep(self) -> NoReturn:
         """Join again, with a new lease, each time the present one is lost.
 
-        Raises ``NodeTaken`` when somebody else has taken the name meanwhile.
+        Raises ``NodeTaken`` when somebody else has taken the name meanwhile, and ``JobGone``.
         """
         while True:
             lease = await self.lease()
             await lease.lost()
             self._joined.clear()
             await lease.revoke()
-            while not self._joined.is_set():
-                try:
-                    await self.join()
-                except StoreRefused:
-                    raise
-                except StoreError:
-                    await asyncio.sleep(self._timing.retry)
+            await insist(self.join, self._timing.retry)
 
     async def lease(self) -> Lease:
         """Wait until the node is registered, and return its lease."""
@@ -79,12 +87,23 @@ class Membership:
             await self._lease.revoke()
             self._lease = None
 
+    def check(self, spec: Sequence[KeyValue]) -> None:
+        """Raise ``JobGone`` unless this is the spec that we joined. ``spec``: what a read of its key has found."""
+        found = Compare(self._keys.spec, mod_revision=spec[0].mod_revision if spec else 0)
+        self.job = self.job or found
+        if found != self.job:
+            raise JobGone(self._keys)
+
     async def _register(self, lease: Lease) -> None:
         node = self.registration.node
         key = self._keys.agent(node.name)
         value = encode(self.registration)
         ours = [Put(key, value, lease.id), Put(self._keys.node(node.name), encode(node))]
-        result = await self._store.txn([Compare(key, create_revision=0)], ours, [Get(key)])
+        vacant = Compare(key, create_revision=0)
+        spec = Get(self._keys.spec)
+        compare = [vacant] if self.job is None else [self.job, vacant]
+        result = await self._store.txn(compare, [*ours, spec], [Get(key), spec])
+        self.check(result.reads[-1])
         if result.succeeded:
             return
         for held in result.reads[0]:

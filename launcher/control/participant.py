@@ -15,7 +15,7 @@ from tlaunch.launcher.control.election import Fence, campaign
 from tlaunch.launcher.control.insist import OwnKey, insist
 from tlaunch.launcher.control.layout import Keys
 from tlaunch.launcher.control.meeting import find_meeting
-from tlaunch.launcher.control.membership import Membership
+from tlaunch.launcher.control.membership import JobGone, Membership
 from tlaunch.launcher.control.records import Ack, Registration, Rendezvous, Report
 from tlaunch.launcher.control.spawn import SpawnError
 from tlaunch.launcher.control.tasks import changed, interrupt, until_first
@@ -130,6 +130,8 @@ class Participant:
         try:
             while True:
                 generation, assignment = await self._read()
+                if (generation.number if generation else 0) < applied:
+                    raise JobGone(self._keys)
                 # Where many nodes change, assignments are written before the plan that they belong to is committed.
                 if generation and assignment and assignment.generation <= generation.number > applied:
                     await interrupt(applying)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from tlaunch.errors import TlaunchError
 from tlaunch.launcher.control.layout import Keys
+from tlaunch.launcher.control.membership import JobGone
 from tlaunch.launcher.control.records import Stop
 from tlaunch.launcher.control.snapshot import View as Reader
 from tlaunch.launcher.core.codec import encode
@@ -87,9 +88,15 @@ class Watch:
                 await asyncio.wait([pump])
 
     async def _pump(self, mirror: Mirror) -> None:
-        while True:
-            await mirror.changed(None)
-            self.wake.set()
+        """Wake the watch by what the mirror brings, also by its end: when the store refuses us for example."""
+        try:
+            while True:
+                await mirror.changed(None)
+                if self.keys.spec not in mirror.items:
+                    self.fail(str(JobGone(self.keys)))
+                self.wake.set()
+        except StoreError as error:
+            self.fail(str(error))
 
     def _tell_of_contact(self, mirror: Mirror, view: View) -> None:
         in_reach = mirror.in_contact_since is not None

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from tlaunch.launcher.store.protocol import (
+    BadRequest,
     Change,
     Compacted,
     Compare,
@@ -21,7 +22,6 @@ from tlaunch.launcher.store.protocol import (
     Listing,
     Operation,
     Put,
-    StoreError,
     TxnResult,
 )
 
@@ -86,7 +86,7 @@ class History:
     def compact(self, revision: int) -> None:
         """Forget the history before ``revision``."""
         if not self._compacted < revision <= self.revision:
-            raise StoreError(
+            raise BadRequest(
                 f"cannot compact at {revision}: expected {self._compacted + 1} to {self.revision}, the current revision"
             )
         self._compacted = revision
@@ -180,7 +180,7 @@ class History:
 
 def _check_key(key: str) -> None:
     if not key:
-        raise StoreError("a key must not be empty")
+        raise BadRequest("a key must not be empty")
 
 
 def _check_branch(branch: Sequence[Operation]) -> None:
@@ -192,7 +192,7 @@ def _check_branch(branch: Sequence[Operation]) -> None:
             _check_key(operation.key)
         if isinstance(operation, Put):
             if operation.key in written or any(_covers(deletion, operation.key) for deletion in deletions):
-                raise StoreError(f"a transaction writes key {operation.key!r} twice; expected once at most")
+                raise BadRequest(f"a transaction writes key {operation.key!r} twice; expected once at most")
             written.add(operation.key)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum, auto
 
-from tlaunch.launcher.store.protocol import LeaseLost, StoreError, StoreRefused
+from tlaunch.launcher.store.protocol import BadRequest, LeaseLost, StoreError, StoreFull, StoreRefused
 from tlaunch.launcher.store.rpc import RpcError, StatusCode
 
 
@@ -27,6 +27,7 @@ _STALE_TOKEN = {
     "etcdserver: revision of auth store is old",
     "etcdserver: user name is empty",  # authentication was switched on after we came
 }
+_NO_SPACE = "mvcc: database space exceeded"
 _TURNED_AWAY = {"etcdserver: no leader", "etcdserver: too many requests"}
 # grpc's, for a call that found no connection to go out on. If the text changes, the outcome is unknown, which is safe.
 _NEVER_SENT = ("failed to connect to all addresses", "connections to all backends failing")
@@ -71,4 +72,9 @@ def final_error(error: RpcError, what: str) -> StoreError:
         return StoreRefused(f"etcd refuses the {what}: {details}; expected a user and password that it knows")
     if error.code() == StatusCode.NOT_FOUND and "lease" in details:
         return LeaseLost(f"etcd refuses the {what}: {details}")
-    return StoreError(f"etcd refuses the {what}: {details}")
+    if details == _NO_SPACE:
+        return StoreFull(
+            f"etcd refuses the {what}: {details}; expected room: compact and defragment it, then disarm its alarm "
+            "(etcdctl alarm disarm)"
+        )
+    return BadRequest(f"etcd refuses the {what}: {details}")

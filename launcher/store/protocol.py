@@ -37,6 +37,14 @@ class StoreRefused(StoreError, InputError):
     """The store refuses us: wrong user, password, certificate or permission."""
 
 
+class BadRequest(StoreError):
+    """The request can never work, whoever sends it again: an empty key, one key written twice, a value too large."""
+
+
+class StoreFull(StoreError):
+    """The store has no room left for writes. Reads, deletions and leases go on; it may get room again."""
+
+
 @dataclass(frozen=True, slots=True)
 class KeyValue:
     """One key as it stands at a revision. ``lease`` is 0 when the key belongs to no lease."""
@@ -181,8 +189,8 @@ class Store(Protocol):
     """An etcd v3 store.
 
     All methods may raise ``StoreUnavailable`` or ``StoreRefused``; writes also ``StoreUnknown``, and ``LeaseLost`` when
-    they name a lease that the store does not have (then nothing was written). A request that can never work (an empty
-    key, one key written twice in a transaction, a value too large) raises a plain ``StoreError``.
+    they name a lease that the store does not have (then nothing was written), and ``StoreFull``. A request that can
+    never work raises ``BadRequest``.
     """
 
     async def get(self, key: str, *, timeout: float | None = None) -> KeyValue | None: ...

@@ -6,13 +6,14 @@ import asyncio
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import NoReturn, TypeAlias
 
 import pytest
 
-from tlaunch.launcher.control.commit import Ledger
+from tlaunch.launcher.control.commit import Committed, Ledger
 from tlaunch.launcher.control.controller import Controller
 from tlaunch.launcher.control.election import Fence
 from tlaunch.launcher.control.layout import Keys
@@ -24,11 +25,12 @@ from tlaunch.launcher.core.assign import Assignment, Generation
 from tlaunch.launcher.core.cluster import Cluster
 from tlaunch.launcher.core.codec import decode, encode
 from tlaunch.launcher.core.events import AllFinished, Exit, NodeLost, RankFailed, SlotFailed
-from tlaunch.launcher.core.plan import Plan
+from tlaunch.launcher.core.plan import Plan, Result
 from tlaunch.launcher.core.policy import Failure, Policy
 from tlaunch.launcher.core.spec import JobSpec
 from tlaunch.launcher.store.memory import MemoryStore
 from tlaunch.launcher.store.mirror import Mirror
+from tlaunch.launcher.store.protocol import BadRequest, StoreFull
 from tlaunch.topology.mesh import Mesh
 from tlaunch.topology.model import Node, Slot
 
@@ -36,6 +38,9 @@ KEYS = Keys("job")
 NODES = ("node-0", "node-1", "node-2")
 SPEC = JobSpec("job", nodes=3, spares=2, mesh=Mesh.flat(4))
 TIMING = Timing(retry=0.01, probe=0.05, request=0.1, policy=0.05)
+
+
+Shares: TypeAlias = Mapping[str, Assignment]
 
 
 class Stage:
@@ -124,6 +129,44 @@ async def test_a_failed_rank_leads_to_the_next_generation() -> None:
         plan = await on.plan(2)
         assert [type(event) for event in plan.events] == [RankFailed]
         assert plan.seats[1].slot == Slot("node-0", 1)
+
+
+async def test_a_plan_waits_until_the_store_has_room_again_and_that_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with stage() as (on, _):
+        await on.plan(1)
+        await on.ack(1)
+        refused = asyncio.Semaphore(0)
+
+        async def full(*_: object) -> NoReturn:
+            refused.release()
+            raise StoreFull("no room")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Ledger, "commit", full)
+            await on.store.put(KEYS.report("node-0"), encode(Report(1, {1: Exit(signal=9, time=1.0)})))
+            for _ in range(3):
+                await refused.acquire()
+        assert [type(event) for event in (await on.plan(2)).events] == [RankFailed]
+    told = [record.message for record in caplog.records if record.levelname == "ERROR"]
+    assert told == ["generation 2 waits until it can be written: no room"]
+
+
+async def test_a_plan_that_the_store_will_never_take_ends_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    write = Ledger.commit
+
+    async def commit(ledger: Ledger, revision: int, plan: Plan, head: Generation, changed: Shares) -> Committed:
+        if plan.seats:
+            raise BadRequest("request is too large")
+        return await write(ledger, revision, plan, head, changed)
+
+    async with stage() as (on, _):
+        await on.plan(1)
+        await on.ack(1)
+        monkeypatch.setattr(Ledger, "commit", commit)
+        await on.store.put(KEYS.report("node-0"), encode(Report(1, {1: Exit(signal=9, time=1.0)})))
+        assert (await on.plan(2)).result == Result(1, "generation 2 cannot be written: request is too large")
 
 
 async def test_before_a_crash_ends_the_job_the_one_that_came_first_has_time_to_be_heard_of() -> None:

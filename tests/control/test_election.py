@@ -12,14 +12,14 @@ import pytest
 from tlaunch.launcher.control.commit import KEPT_PLANS, Committed, Ledger
 from tlaunch.launcher.control.election import Fence, campaign
 from tlaunch.launcher.control.layout import Keys
-from tlaunch.launcher.control.membership import Membership
+from tlaunch.launcher.control.membership import JobGone, Membership
 from tlaunch.launcher.control.records import Registration
 from tlaunch.launcher.control.timing import Timing
 from tlaunch.launcher.core.assign import Assignment, Generation
 from tlaunch.launcher.core.codec import MAX_BYTES, CodecError
 from tlaunch.launcher.core.plan import Plan
 from tlaunch.launcher.store.memory import MemoryStore
-from tlaunch.launcher.store.protocol import StoreError
+from tlaunch.launcher.store.protocol import BadRequest, StoreFull, StoreUnavailable
 from tlaunch.topology.mesh import Mesh
 from tlaunch.topology.model import Node
 
@@ -34,7 +34,8 @@ class Candidate:
 
     def __init__(self, store: MemoryStore, name: str) -> None:
         self.store = store
-        self.member = Membership(store, KEYS, Registration(Node(name, 1), "host", 1, name, "127.0.0.1:1"), TIMING)
+        registration = Registration(Node(name, 1), "host", 1, name, "127.0.0.1:1")
+        self.member = Membership(store, KEYS, registration, TIMING)
         self.terms: asyncio.Queue[Fence] = asyncio.Queue()
         self.resigned = asyncio.Event()
 
@@ -140,7 +141,7 @@ async def test_a_plan_that_is_too_large_is_refused_before_anything_is_written() 
 
 async def test_what_ends_a_term_is_told_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
     store = MemoryStore()
-    errors = [StoreError("the value is too large")] * 3 + [StoreError("no space left")]
+    errors = [StoreUnavailable("nobody answers")] * 3 + [StoreFull("no space left")]
     ended = asyncio.Event()
 
     class Failing(Candidate):
@@ -153,4 +154,26 @@ async def test_what_ends_a_term_is_told_and_told_once(caplog: pytest.LogCaptureF
     one = Failing(store, "one")
     async with asyncio.timeout(5), campaigning(one):
         await ended.wait()
-    assert [record.message for record in caplog.records] == ["the value is too large", "no space left"]
+    assert [record.message for record in caplog.records] == ["nobody answers", "no space left"]
+
+
+async def test_what_can_never_work_ends_the_campaign() -> None:
+    class Failing(Candidate):
+        async def lead(self, fence: Fence) -> None:
+            raise BadRequest("the value is too large")
+
+    async with asyncio.timeout(5):
+        with pytest.raises(BadRequest):
+            await Failing(MemoryStore(), "one").run()
+
+
+async def test_nobody_leads_a_job_that_is_gone() -> None:
+    store = MemoryStore()
+    await store.put(KEYS.spec, b"a job")
+    one = Candidate(store, "one")
+    await one.member.join()
+    await store.delete(KEYS.spec)
+    async with asyncio.timeout(5):
+        with pytest.raises(JobGone):
+            await campaign(store, KEYS, one.member, TIMING, one.lead)
+    assert one.terms.empty()

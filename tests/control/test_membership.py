@@ -8,7 +8,7 @@ import contextlib
 import pytest
 
 from tlaunch.launcher.control.layout import Keys
-from tlaunch.launcher.control.membership import Membership, NodeTaken
+from tlaunch.launcher.control.membership import JobGone, Membership, NodeTaken
 from tlaunch.launcher.control.records import Registration
 from tlaunch.launcher.control.timing import Timing
 from tlaunch.launcher.store.memory import MemoryStore
@@ -102,3 +102,20 @@ async def test_a_registration_that_was_struck_off_is_written_again() -> None:
     await store.delete(KEYS.agent("node-00"))
     await member.renew()
     assert await store.get(KEYS.agent("node-00")) is not None
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+async def test_a_job_that_is_gone_is_not_joined_again(*, replaced: bool) -> None:
+    store = MemoryStore()
+    await store.put(KEYS.spec, b"a job")
+    member = Membership(store, KEYS, registration("a"), TIMING)
+    await member.join()
+    keeping = asyncio.create_task(member.keep())
+    await store.delete(KEYS.root, prefix=True)
+    if replaced:
+        await store.put(KEYS.spec, b"a job")  # of the same id, but another one
+    store.expire((await member.lease()).id)
+    async with asyncio.timeout(5):
+        with pytest.raises(JobGone, match="job job is gone from etcd"):
+            await keeping
+    assert await store.get(KEYS.agent("node-00")) is None

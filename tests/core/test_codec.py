@@ -16,7 +16,7 @@ from tlaunch.launcher.core.events import Exit, RankFailed
 from tlaunch.launcher.core.plan import Plan, Result, Seat
 from tlaunch.launcher.core.spec import JobSpec
 from tlaunch.topology.mesh import Mesh
-from tlaunch.topology.model import Machine, Node, Slot
+from tlaunch.topology.model import MAX_GPUS, Machine, Node, Slot
 
 DOCUMENTS = (
     JobSpec,
@@ -44,6 +44,8 @@ st.register_type_strategy(
         lambda dims: Mesh(tuple(dims.items()))
     ),
 )
+levels = st.none() | names
+st.register_type_strategy(Node, st.builds(Node, names, st.integers(0, MAX_GPUS), levels, levels, levels))
 st.register_type_strategy(
     Machine, st.lists(st.from_type(Node), unique_by=lambda node: node.name).map(lambda nodes: Machine(tuple(nodes)))
 )

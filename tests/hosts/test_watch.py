@@ -21,7 +21,7 @@ from tlaunch.launcher.observe.events import EventLog
 from tlaunch.launcher.observe.follow import Follower
 from tlaunch.launcher.store.memory import MemoryStore
 from tlaunch.launcher.store.mirror import Mirror
-from tlaunch.launcher.store.protocol import Changes
+from tlaunch.launcher.store.protocol import Changes, StoreRefused
 
 
 class Behind(MemoryStore):
@@ -135,6 +135,34 @@ async def test_a_store_out_of_reach_is_told_of_and_so_is_its_return(
         await told.until("etcd is in reach again")
         await store.put(KEYS.plan(END.generation), encode(END))
         assert await running == END.result
+    for agent in agents:
+        agent.kill()
+        await agent.finish(10)
+
+
+@pytest.mark.parametrize("what", ["refused", "gone"])
+async def test_a_job_that_the_store_gives_no_access_to_any_more_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    class Refusing(MemoryStore):
+        async def watch(self, prefix: str, revision: int) -> AsyncGenerator[Changes, None]:
+            yield Changes((), revision, time.monotonic())
+            await gate.wait()
+            raise StoreRefused("the password has been changed")
+
+    gate = asyncio.Event()
+    store, told = Refusing() if what == "refused" else MemoryStore(), Told()
+    await fill(store, START)
+    agents = await start_agents("exec sleep 600", MACHINE, tmp_path, monkeypatch, view=told, ended=lambda: None)
+    watch = Watch(KEYS, MACHINE, agents, patience=1, request=1)
+    with EventLog(tmp_path, told.notice) as log:
+        running = asyncio.create_task(watch.run(store, Follower(told, log)))
+        await told.looked.wait()
+        gate.set()
+        if what == "gone":
+            await store.delete(KEYS.root, prefix=True)
+        reason = (await running).reason
+    assert reason.startswith("the password has been changed" if what == "refused" else f"job {KEYS.job} is gone")
     for agent in agents:
         agent.kill()
         await agent.finish(10)

@@ -9,13 +9,13 @@ import pytest
 from tests.store.conftest import World
 from tlaunch.launcher.store import Store
 from tlaunch.launcher.store.protocol import (
+    BadRequest,
     Compare,
     Delete,
     Get,
     KeyValue,
     Operation,
     Put,
-    StoreError,
     StoreUnavailable,
 )
 
@@ -193,15 +193,14 @@ async def test_a_transaction_that_can_never_work_is_refused(world: World, operat
             return Delete(world.prefix + operation.key, operation.prefix)
         return operation
 
-    with pytest.raises(StoreError) as caught:
+    with pytest.raises(BadRequest):
         await world.store.txn([], [below(operation) for operation in operations])
-    assert type(caught.value) is StoreError
     assert (await world.store.list(world.prefix)).items == ()
 
 
 async def test_an_empty_key_is_refused(world: World) -> None:
     for call in (world.store.get(""), world.store.put("", b""), world.store.delete("")):
-        with pytest.raises(StoreError):
+        with pytest.raises(BadRequest):
             await call
 
 

@@ -13,6 +13,7 @@ import pytest
 from tests.store.conftest import EtcdWorld
 from tlaunch.launcher.store import MemoryStore, Store
 from tlaunch.launcher.store.protocol import (
+    BadRequest,
     Change,
     Compare,
     Delete,
@@ -166,6 +167,6 @@ async def test_random_histories_are_the_same(etcd_world: EtcdWorld, seed: int) -
         outcomes.append(expected)
     for theirs, ours in pairs(await real.history(), await memory.history()):
         assert theirs == ours
-    assert {found for found in outcomes if isinstance(found, type)} == {LeaseLost, StoreError}
+    assert {found for found in outcomes if isinstance(found, type)} == {LeaseLost, BadRequest}
     for lease in real.leases:
         await lease.revoke()

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tlaunch.topology.model import DISTANCES, REACH, Machine, Node, Slot, TopologyError, distance
+from tlaunch.topology.model import DISTANCES, MAX_GPUS, REACH, Machine, Node, Slot, TopologyError, distance
 
 
 def test_slots_are_written_and_read_back() -> None:
@@ -30,6 +30,12 @@ def test_slots_come_in_the_order_of_nodes() -> None:
 def test_a_machine_has_every_node_once() -> None:
     with pytest.raises(TopologyError, match=r"^node b stands twice in the machine; expected every name once$"):
         Machine((Node("a", 1), Node("b", 1), Node("b", 2)))
+
+
+@pytest.mark.parametrize("slots", [-1, MAX_GPUS + 1, 10**18])
+def test_a_node_of_more_slots_than_any_machine_has_is_refused(slots: int) -> None:
+    with pytest.raises(TopologyError, match=rf"^node a has {slots} slots; expected 0 to {MAX_GPUS}$"):
+        Node("a", slots)
 
 
 def test_a_slot_of_no_node_is_named() -> None:
