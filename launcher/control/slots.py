@@ -40,11 +40,16 @@ class Stuck(TlaunchError):
 
 @dataclass(slots=True)
 class Running:
-    """The live process of a rank. ``yielding``: we end it ourselves, so that its exit is no news."""
+    """The live process of a rank. ``yielding``: we end it ourselves, so that its exit is no news.
+
+    ``killed_for``: why we have killed it, and since when (wall time) that was the case.
+    """
 
     seat: AssignedSeat
     process: Process
     yielding: bool = False
+    killed_for: tuple[str, float] | None = None
+    stop_timer: asyncio.TimerHandle | None = None
 
 
 class Slots:
@@ -161,7 +166,8 @@ class Slots:
             process = self._standbys.pop(index, None)
             if process is None or process.ended.done():
                 continue
-            if self._program.gpus and index == seat.index and seat.local_rank != seat.index:
+            mismatch = self._program.gpus and index == seat.index and seat.local_rank != seat.index
+            if mismatch or process.stopped:
                 # Its CUDA context is on the device that this slot is by default, not by the seat's LOCAL_RANK.
                 process.kill(signal.SIGKILL)
                 continue
@@ -189,6 +195,7 @@ class Slots:
             running = Running(seat, process)
             self._running[seat.index] = running
             process.ended.add_done_callback(lambda future: self._ended(running, future.result()))
+            process.on_stopped = lambda: self._stopped(running)
             self._output.follow(seat.rank, "out", files.out)
             self._output.follow(seat.rank, "err", files.err)
             process.start(
@@ -216,15 +223,33 @@ class Slots:
             self._exits[seat.rank] = Exit(message=_short(f"could not be started: {error}"), time=time.time())
         self._changed()
 
+    def _stopped(self, running: Running) -> None:
+        """A rank was stopped by a signal, or goes on: one that stays stopped holds all others up."""
+        if running.stop_timer is not None:
+            running.stop_timer.cancel()
+            running.stop_timer = None
+        if running.process.stopped:
+            loop = asyncio.get_running_loop()
+            running.stop_timer = loop.call_later(self._timing.stopped, self._end_stopped, running, time.time())
+
+    def _end_stopped(self, running: Running, since: float) -> None:
+        # This node may have been stopped with everything on it, and have just been woken.
+        if running.process.is_stopped():
+            running.killed_for = (f"stopped by a signal for {self._timing.stopped:g} s, so it was killed", since)
+            running.process.kill(signal.SIGKILL)
+
     def _ended(self, running: Running, ended: messages.Exit) -> None:
+        if running.stop_timer is not None:
+            running.stop_timer.cancel()
         if self._running.get(running.seat.index) is running:
             del self._running[running.seat.index]
         self._output.finish(running.seat.rank)
         if running.process.note:
             log.warning("rank %d: %s", running.seat.rank, running.process.note)
         if not running.yielding:
+            why, since = running.killed_for or (ended.message, _failed_at(ended))
             self._exits[running.seat.rank] = Exit(
-                ended.code, ended.signal, _short(ended.message), _end_of(ended.traceback), _failed_at(ended)
+                ended.code, ended.signal, _short(why), _end_of(ended.traceback), since
             )
             self._changed()
 

@@ -1,8 +1,8 @@
 """Worker processes from the agent's side: ask a zygote for standbys, give them work, kill them, see them end.
 
 Nothing here blocks the event loop, and nothing waits without a deadline. The end of a process is seen by its pidfd;
-how it ended is told by the zygote that reaps it. If the zygote is gone, the process lives on and its ``Exit`` will
-say *unknown*.
+how it ended is told by the zygote that reaps it. If the zygote is gone, the process lives on and tells its exit code
+itself, if it comes to its end; else its ``Exit`` will say *unknown*.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import os
 import select
 import signal
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Self
 
 from tlaunch.errors import TlaunchError
@@ -37,13 +39,16 @@ class Process:
     """One process that a zygote has forked: a standby until ``start``, then a worker.
 
     ``note`` says what the standby had to say: why there is no CUDA context, or why it needed a fresh interpreter.
-    ``ended`` resolves as soon as it is known how the process ended; it never raises.
+    ``ended`` resolves as soon as it is known how the process ended; it never raises. ``stopped``: a signal has stopped
+    it (SIGSTOP and the like); ``on_stopped`` is called whenever that changes.
     """
 
     def __init__(self, pid: int, pidfd: int, channel: Channel, lifeline: Lifeline, zygote: Zygote) -> None:
         self.pid = pid
         self.state: Literal["standby", "running", "ended"] = "standby"
         self.note: str | None = None
+        self.stopped = False
+        self.on_stopped: Callable[[], None] | None = None
         self._loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[Exit] = self._loop.create_future()
         self._pidfd = pidfd
@@ -52,6 +57,7 @@ class Process:
         self._zygote = zygote
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._give_up: asyncio.TimerHandle | None = None
+        self._result = Exit()
         self._loop.add_reader(pidfd, self._on_pidfd)
         self._loop.add_reader(channel, self._on_channel)
 
@@ -81,10 +87,27 @@ class Process:
         with contextlib.suppress(ProcessLookupError):
             _signal_group(self._pidfd, self.pid, number)
 
+    def is_stopped(self) -> bool:
+        """Ask the kernel whether the process is stopped at this moment: the news may be on its way."""
+        try:
+            state = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return False
+        return self.state != "ended" and state == "T"
+
+    def set_stopped(self, stopped: bool) -> None:  # noqa: FBT001 - a state, not an option
+        """Take note of a stop or a continuation. For ``Zygote`` to call."""
+        self.stopped = stopped
+        if self.on_stopped is not None:
+            self.on_stopped()
+
     def _on_channel(self) -> None:
         assert self._channel is not None
         try:
             for message, _ in self._channel.receive():
+                if "result" in message:
+                    self._result = Exit(code=message["result"])
+                    continue
                 self.note = message.get("note") or self.note
                 self._set_ready()
         except ChannelClosed:
@@ -103,17 +126,20 @@ class Process:
 
     def _on_pidfd(self) -> None:
         self._loop.remove_reader(self._pidfd)
-        self._give_up = self._loop.call_later(EXIT_STATUS_SECONDS, self.finish, Exit())
+        self._give_up = self._loop.call_later(EXIT_STATUS_SECONDS, self.finish, None)
         if not self._zygote.connected:
             self.lose_zygote()
 
     def lose_zygote(self) -> None:
         """Wait no longer to be told how the process ended, if it has. For ``Zygote`` to call."""
         if self._give_up is not None:
-            self.finish(Exit())
+            self.finish(None)
 
-    def finish(self, ended: Exit) -> None:
-        """Take note of how the process ended and release everything that belongs to it. For ``Zygote`` to call."""
+    def finish(self, ended: Exit | None) -> None:
+        """Take note of how the process ended and release everything that belongs to it. For ``Zygote`` to call.
+
+        ``None``: all that can be known is what the process has said itself.
+        """
         if self.state == "ended":
             return
         self.state = "ended"
@@ -127,7 +153,7 @@ class Process:
         self._lifeline.close()  # kills what is left of the group, should the zygote not have been there to do it
         self._set_ready()
         self._zygote.forget(self.pid)
-        self.ended.set_result(ended)
+        self.ended.set_result(ended or self._result)
 
     def _close_channel(self) -> None:
         if self._channel is not None:
@@ -243,7 +269,7 @@ class Zygote:
         if processes:
             await asyncio.wait([process.ended for process in processes], timeout=timeout)
         for process in processes:
-            process.finish(Exit())
+            process.finish(None)
         self._on_lost()
 
     def _send(self, message: Message, fds: list[int] | None = None) -> None:
@@ -266,6 +292,11 @@ class Zygote:
     def _on_message(self, message: Message, fds: list[int]) -> None:
         if "ended" in message:
             self._on_ended(message["ended"], Exit.from_json(message["exit"]))
+            return
+        if "stopped" in message or "continued" in message:
+            process = self._processes.get(message.get("stopped") or message["continued"])
+            if process is not None:
+                process.set_stopped("stopped" in message)
             return
         fork = self._forks.pop(message["forked"] if "forked" in message else message["refused"])
         if fork.process.done():  # abandoned: its lifeline is closed, which has killed it

@@ -20,7 +20,8 @@ class Timing:
     ``probe``: one direct question to an agent. ``retry``: pause before a failed request is tried again.
     ``yield_grace``: what a worker gets between SIGTERM and SIGKILL when its generation is over; its state is lost
     anyway, so this only lets it say goodbye. ``stop_grace``: the same when the job ends. ``reap``: until a killed
-    process is gone. ``warm``: until a zygote has imported torch and has made a standby.
+    process is gone. ``stopped``: how long a rank may be stopped by a signal before it counts as failed. ``warm``:
+    until a zygote has imported torch and has made a standby.
     """
 
     lease: float = 4.0
@@ -33,6 +34,7 @@ class Timing:
     yield_grace: float = 0.5
     stop_grace: float = 5.0
     reap: float = 10.0
+    stopped: float = 5.0
     warm: float = 120.0
 
     def __post_init__(self) -> None:

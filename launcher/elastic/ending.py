@@ -29,9 +29,11 @@ import signal
 import sys
 import weakref
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import ModuleType
 
 from tlaunch.launcher.elastic.foreign_threads import wait_for_foreign_threads
+from tlaunch.launcher.process.channel import encoded
 
 # The module of the zygote that is emptied nevertheless when all went well: it holds the process groups, whose end waits
 # for the collectives that are still under way, and so do the peers. When the script has failed they are not kept
@@ -42,6 +44,28 @@ _GROUPS = "torch.distributed.distributed_c10d"
 _NOT_FLUSHED = 120
 
 
+@dataclass(frozen=True, slots=True)
+class _Agent:
+    """Who is told the exit code, for the case that the zygote cannot tell it: our end of the control socket."""
+
+    fd: int
+    identity: tuple[int, int]
+    pid: int
+
+    def tell(self, status: int) -> None:
+        """Tell it, unless this is a child that the script has forked, or the script has closed what it did not know."""
+        try:
+            if os.getpid() == self.pid and _identity(self.fd) == self.identity:
+                os.write(self.fd, encoded({"result": status}))
+        except OSError:
+            pass
+
+
+def _identity(fd: int) -> tuple[int, int]:
+    found = os.fstat(fd)
+    return found.st_dev, found.st_ino
+
+
 class Ending:
     """How the process will end. Made in the zygote when it has imported everything; each worker has its own copy."""
 
@@ -50,7 +74,12 @@ class Ending:
         self._libc = ctypes.CDLL(None)
         # The exit code, or minus the signal's number. None: the script has not ended, or not by way of `script_ended`.
         self._status: int | None = None
+        self._agent: _Agent | None = None
         self._finalizers = list(weakref.finalize._registry)  # type: ignore[attr-defined]  # noqa: SLF001
+
+    def report_to(self, control: int) -> None:
+        """Have the exit code told over a control socket, which stays open for that."""
+        self._agent = _Agent(control, _identity(control), os.getpid())
 
     def prepare(self) -> None:
         """Call before the script: exit handlers run in reverse, and the script's own shall see nothing of this."""
@@ -84,14 +113,15 @@ class Ending:
             if not ends and sys.modules.get(name) is module:
                 del sys.modules[name]
         # Attributes go in the order in which they came, after those that begin with an underscore.
-        sys.__dict__["tlaunch_last"] = _Last(self._status, self._shared, self._libc)
+        sys.__dict__["tlaunch_last"] = _Last(self._status, self._shared, self._libc, self._agent)
 
 
 class _Last:
     """What ends the process when the interpreter lets go of it. Keeps the shared modules alive until then."""
 
-    def __init__(self, status: int, shared: Mapping[str, ModuleType], libc: ctypes.CDLL) -> None:
+    def __init__(self, status: int, shared: Mapping[str, ModuleType], libc: ctypes.CDLL, agent: _Agent | None) -> None:
         self._status = status
+        self._agent = agent
         self._shared = shared
         self._libc = libc
         # Something that outlives the script, a log handler for example, may hold on to them.
@@ -104,6 +134,8 @@ class _Last:
         if self._status < 0:
             signal.signal(-self._status, signal.SIG_DFL)
             os.kill(os.getpid(), -self._status)
+        if self._agent is not None:
+            self._agent.tell(self._status)
         os._exit(self._status)
 
 

@@ -62,9 +62,11 @@ class Standby:
             reason = why_fresh(work, self.start_env, has_cuda_context=self.cuda_device is not None)
         if reason is not None:
             channel.send({"note": reason})
-        channel.close()
         if work.mode == "fresh" or reason is not None:
+            channel.close()
             _exec(work, lifeline)
+        self.ending.report_to(_move_high(os.dup(channel.fileno())))
+        channel.close()
         become(work, self.ending)
 
 

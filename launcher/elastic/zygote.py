@@ -3,9 +3,9 @@
     python -m tlaunch.launcher.elastic.zygote --listen-fd FD --lifeline-fd FD
 
 It serves any number of agents over a unix socket (see ``tlaunch.launcher.process.messages``), forks standbys on
-request, and tells the agent that asked for one how it ended. It is single-threaded and never starts CUDA, OpenMP or
-autograd, none of which survive a fork. It installs no signal handler and no atexit handler, so that its children
-inherit none.
+request, and tells the agent that asked for one when it is stopped and how it ended. It is single-threaded and never
+starts CUDA, OpenMP or autograd, none of which survive a fork. It installs no atexit handler, and of its one signal
+handler its children hear nothing.
 
 Children are tied to their agent twice: by their lifeline, and by the agent's connection, whose end makes the zygote
 kill them. They are not tied to the zygote: when it dies they go on, only their exit code can no longer be known.
@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 
 from tlaunch.launcher.elastic.ending import Ending
 from tlaunch.launcher.elastic.exits import describe_end
+from tlaunch.launcher.elastic.kin import Kin, Mark
 from tlaunch.launcher.elastic.standby import Standby
 from tlaunch.launcher.elastic.title import set_title
 from tlaunch.launcher.process.channel import Channel, ChannelClosed, Message
@@ -78,6 +79,12 @@ class Zygote:
         self._listener = listener
         self._selector = selectors.DefaultSelector()
         self._agents: set[_Agent] = set()
+        self._children: dict[int, _Child] = {}
+        self._kin = Kin()
+        self._news, self._wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # only a signal that is handled wakes us
+        self._selector.register(self._news, selectors.EVENT_READ, _Source(2, self._on_child_news))
         self._selector.register(listener, selectors.EVENT_READ, _Source(0, self._accept))
 
     def serve(self) -> Standby:
@@ -136,7 +143,7 @@ class Zygote:
             return Standby(control, lifeline, message["cuda_device"], self._start_env, self._ending)
         os.close(control)
         child = _Child(pid, os.pidfd_open(pid), lifeline, agent)
-        agent.children[pid] = child
+        agent.children[pid] = self._children[pid] = child
         self._selector.register(child.pidfd, selectors.EVENT_READ, _Source(1, lambda: self._on_end(child)))
         agent.channel.send({"forked": message["fork"], "pid": pid}, [child.pidfd])
         return None
@@ -146,8 +153,9 @@ class Zygote:
         _kill_group(child.pid)
         self._selector.unregister(child.pidfd)
         os.close(child.pidfd)
+        self._kin.worker_ended(Mark.of(child.lifeline, child.env), set(self._children))
         os.close(child.lifeline)
-        del child.owner.children[child.pid]
+        del child.owner.children[child.pid], self._children[child.pid]
         status = os.waitid(os.P_PID, child.pid, os.WEXITED)
         assert status is not None  # only with WNOHANG
         if child.owner in self._agents:
@@ -155,6 +163,19 @@ class Zygote:
             ended = describe_end(child.pid, code, child.env)
             child.owner.channel.send({"ended": child.pid, "exit": ended.to_json()})
             self._watch_writes(child.owner)
+
+    def _on_child_news(self) -> None:
+        """Some child was stopped, was continued or has ended; those that we have forked tell their end by pidfd."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._news, 1 << 16)
+        self._kin.look(set(self._children))
+        with contextlib.suppress(ChildProcessError):  # there is no child at all
+            while changed := os.waitid(os.P_ALL, 0, os.WSTOPPED | os.WCONTINUED | os.WNOHANG):
+                child = self._children.get(changed.si_pid)
+                if child is not None and child.owner in self._agents:
+                    stopped = changed.si_code == os.CLD_STOPPED
+                    child.owner.channel.send({"stopped" if stopped else "continued": child.pid})
+                    self._watch_writes(child.owner)
 
     def _drop(self, agent: _Agent) -> None:
         self._agents.discard(agent)
@@ -171,6 +192,10 @@ class Zygote:
 
     def _close(self) -> None:
         """Close, in a forked child, everything that is the zygote's."""
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.close(self._news)
+        os.close(self._wakeup)
         self._selector.close()
         self._listener.close()
         os.close(self._lifeline)

@@ -53,8 +53,7 @@ class Channel:
 
         Never raises for a peer that is gone: ``receive`` says so.
         """
-        body = json.dumps(message).encode()
-        data = _HEADER.pack(len(body), len(fds)) + body
+        data = encoded(message, len(fds))
         self._outgoing.append((memoryview(data), [os.dup(fd) for fd in fds]))
         self.flush()
 
@@ -125,6 +124,12 @@ class Channel:
         _close_all(self._incoming_fds)
         self._incoming_fds.clear()
         self._sock.close()
+
+
+def encoded(message: Mapping[str, Any], fd_count: int = 0) -> bytes:
+    """Return a message as it goes over the socket, for a sender that has no ``Channel`` any more."""
+    body = json.dumps(message).encode()
+    return _HEADER.pack(len(body), fd_count) + body
 
 
 def _rights(fds: Sequence[int]) -> list[tuple[int, int, bytes]]:

@@ -3,8 +3,10 @@
 agent -> zygote      ``{"fork": id, "cuda_device": int | null}`` + [control socket, lifeline]
                      ``{"started": pid, "env": {...}}``: what is needed to describe the process's failure
 zygote -> agent      ``{"forked": id, "pid": pid}`` + [pidfd], or ``{"refused": id, "why": text}``
+                     ``{"stopped": pid}`` by a signal such as SIGSTOP, ``{"continued": pid}``
                      ``{"ended": pid, "exit": {...}}``
-standby -> agent     ``{"ready": true, "note": text | null}``, later perhaps ``{"note": text}``; on the control socket
+standby -> agent     ``{"ready": true, "note": text | null}``, later perhaps ``{"note": text}``, at a worker's end
+                     ``{"result": code}``, should its zygote not be there to tell; on the control socket
 agent -> standby     ``{"work": {...}}`` + [further descriptors]; once
 """
 

@@ -96,22 +96,30 @@ async def test_a_lost_agent_takes_its_workers_along_and_no_others(
     assert await run(standby, work("print('alive')", stdout=str(tmp_path / "mine"))) == Outcome("alive\n", "", 0)
 
 
+UP_AND_WAIT = """
+import sys
+print("up", flush=True)
+print(open(sys.argv[1]).read())
+sys.exit(3)
+"""
+
+
 async def test_workers_outlive_the_zygote(
     own_zygote: RunningZygote, own_client: Zygote, work: Callable[..., Work], pidfds: Callable[[int], int]
 ) -> None:
     worker, killed, idle = [await own_client.standby(timeout=IMPORT_SECONDS) for _ in range(3)]
     gate = Path(work().cwd, "gate")
     os.mkfifo(gate)
-    await start(worker, work("print('up', flush=True); import sys; print(open(sys.argv[1]).read())", argv=(str(gate),)))
+    await start(worker, work(UP_AND_WAIT, argv=(str(gate),)))
     own_zygote.process.kill()
     async with asyncio.timeout(DEADLINE):
         await own_client.lost.wait()
     assert [process.ended.done() for process in (worker, killed, idle)] == [False] * 3
-    assert await run(idle, work("print('late start')", stdout=str(gate) + ".late")) == Outcome("late start\n", "", None)
+    assert await run(idle, work("print('late start')", stdout=str(gate) + ".late")) == Outcome("late start\n", "", 0)
     killed.kill()
     assert await killed.ended == Exit()
     gate.write_text("go on")
-    assert await worker.ended == Exit()
+    assert await worker.ended == Exit(code=3), "it has told so itself"
     assert Path(work().stdout).read_text() == "up\ngo on\n"
     assert str(Exit()) == "ended in an unknown way"
     with pytest.raises(SpawnError, match="the zygote has ended"):

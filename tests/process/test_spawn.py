@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -177,3 +178,66 @@ def test_this_room_needs_no_torch() -> None:
     code = f"import sys, {modules}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def ended(pidfd: int) -> bool:
+    return bool(select.select([pidfd], [], [], 0)[0])
+
+
+LEAVES_A_DAEMON = """
+import os, subprocess, sys, time
+gate = sys.argv[1]
+how = sys.argv[2]
+if how == "exec":  # a daemon as programs start one: a session of its own, and its parent ends
+    inner = "import subprocess; print(subprocess.Popen(['sleep', '600'], start_new_session=True, stdout=-3).pid)"
+    pid = int(subprocess.run([sys.executable, "-c", inner], stdout=subprocess.PIPE, text=True).stdout)
+else:
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            os.write(writer, str(os.getpid()).encode())
+            time.sleep(600)
+        os._exit(0)
+    os.wait()
+    pid = int(os.read(reader, 20))
+print(pid, flush=True)
+open(gate).read()
+"""
+
+
+@pytest.mark.parametrize("how", ["exec", "fork"])
+async def test_a_daemon_does_not_outlive_its_worker_and_no_other(
+    zygote: Zygote, work: Callable[..., Work], pidfds: Callable[[int], int], how: str, tmp_path: Path
+) -> None:
+    gates = [tmp_path / name for name in "ab"]
+    pids = []
+    workers = [await zygote.standby(timeout=IMPORT_SECONDS) for _ in gates]
+    for rank, (gate, worker) in enumerate(zip(gates, workers, strict=True)):
+        os.mkfifo(gate)
+        env = {"TORCHELASTIC_RUN_ID": "job", "TORCHELASTIC_RESTART_COUNT": "0", "RANK": str(rank)}
+        out = str(tmp_path / f"out-{rank}")
+        pids.append(int(await start(worker, work(LEAVES_A_DAEMON, argv=(str(gate), how), env=env, stdout=out))))
+    daemons = [pidfds(pid) for pid in pids]
+    for gate, worker, daemon in zip(gates, workers, daemons, strict=True):
+        assert not ended(daemons[-1]), "its own worker still runs"
+        gate.write_text("")
+        assert (await worker.ended).ok
+        assert await readable(daemon), "it has been killed"
+
+
+async def test_a_stop_is_told(standby: Process, work: Callable[..., Work], tmp_path: Path) -> None:
+    told: asyncio.Queue[bool] = asyncio.Queue()
+    standby.on_stopped = lambda: told.put_nowait(standby.stopped)
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    await start(standby, work("import sys; print('up', flush=True); open(sys.argv[1]).read()", argv=(str(gate),)))
+    async with asyncio.timeout(DEADLINE):
+        os.kill(standby.pid, signal.SIGSTOP)
+        assert await told.get() is True
+        assert standby.is_stopped()
+        os.kill(standby.pid, signal.SIGCONT)
+        assert await told.get() is False
+        assert not standby.is_stopped()
+        gate.write_text("")
+        assert (await standby.ended).ok
