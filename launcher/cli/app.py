@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import sys
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ import typer
 from typer.main import get_command
 
 from tlaunch.errors import InputError
-from tlaunch.launcher.cli import options
+from tlaunch.launcher.cli import discover, options
 from tlaunch.launcher.cli.flags import Flag, flags_of, read_words
 from tlaunch.launcher.cli.nearest import did_you_mean
 
@@ -68,6 +69,8 @@ def _everything() -> typer.Typer:
     topology = _typer(help="Look at descriptions of machines.")
     _add(topology, "show", options.ShowOptions, "topology_show", "Show the machine that a file describes.")
     _add(topology, "plan", options.PlanOptions, "topology_plan", "Show where the ranks of a job would go.")
+    summary = "Show what each source says about where nodes are, and what wins."
+    _add(topology, "discover", discover.DiscoverOptions, "discover", summary, module="discover")
     app.add_typer(topology, name="topology")
     return app
 
@@ -86,11 +89,12 @@ def _typer(**settings: Any) -> typer.Typer:  # noqa: ANN401  handed on
     return typer.Typer(rich_markup_mode=mode, add_completion=False, pretty_exceptions_enable=False, **settings)
 
 
-def _add(app: typer.Typer, name: str, cls: type[T], function: str, explanation: str) -> None:
+def _add(
+    app: typer.Typer, name: str, cls: type[T], function: str, explanation: str, *, module: str = "commands"
+) -> None:
     def action(given: T) -> int:
-        from tlaunch.launcher.cli import commands
-
-        return int(getattr(commands, function)(given))
+        found = importlib.import_module(f"tlaunch.launcher.cli.{module}")
+        return int(getattr(found, function)(given))
 
     app.command(name, help=explanation)(_words_of(cls, action))
 

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+from tlaunch.topology.discover.gpus import mig, read_gpus
+from tlaunch.topology.discover.library import DriverError, NoDriver, driver
+from tlaunch.topology.discover.report import Coordinates, Gpu, Report, fail
+from tlaunch.topology.discover.visible import VARIABLE, visible
 
 LOG = logging.getLogger(__name__)
 
@@ -18,23 +23,75 @@ def gpu_count(environ: Mapping[str, str] = os.environ) -> int | None:
     present = _present()
     if not present:
         return None
-    visible = environ.get("CUDA_VISIBLE_DEVICES")
-    return (present if visible is None else _visible(visible, present)) or None
+    listed = environ.get(VARIABLE)
+    return (present if listed is None else _visible(listed, present)) or None
+
+
+def report(node: str, environ: Mapping[str, str] = os.environ) -> Report:
+    """Say what this node's driver knows: its GPUs, how many of them can be used, and the NVLink domain.
+
+    Where the NVLink fabric ends at the node, the domain is the node itself, if NVLink joins all of its GPUs.
+
+    Raises:
+        TopologyError: two GPUs have one uuid, or one that is to be used is cut into parts (MIG).
+    """
+    try:
+        with driver() as pynvml:
+            gpus, notes = read_gpus(pynvml)
+            shown, more = visible(environ.get(VARIABLE), gpus)
+            for gpu in shown:
+                if mig(pynvml, gpu):
+                    fail(
+                        "nvml",
+                        node,
+                        f"gpu {gpu.index}",
+                        f"is cut into parts (MIG); expected whole GPUs: nvidia-smi -i {gpu.index} -mig 0",
+                    )
+    except NoDriver as error:
+        return Report("nvml", "this node", notes=(str(error),))
+    except DriverError as error:
+        return Report("nvml", "this node", notes=(f"{error}, so no GPU is used; try nvidia-smi",))
+    faults = tuple(f"gpu {gpu.index}: {gpu.fault}" for gpu in gpus if gpu.fault)
+    usable = [gpu for gpu in shown if gpu.uuid is not None]
+    if not gpus:
+        return Report("nvml", "this node", notes=("a driver without GPUs",))
+    domain, why = _domain(node, usable)
+    return Report(
+        "nvml",
+        "this node",
+        {node: Coordinates(domain=domain, slots=len(usable) or None)},
+        {node: gpus},
+        (*notes, *more, *faults, *why),
+    )
+
+
+def _domain(node: str, gpus: Sequence[Gpu]) -> tuple[str | None, tuple[str, ...]]:
+    """Return the NVLink domain of a node from those of its GPUs, and why there is none."""
+    cliques = sorted({gpu.clique for gpu in gpus if gpu.clique is not None})
+    if len(cliques) == 1:
+        return cliques[0], ()
+    if cliques:
+        return None, (
+            f"its GPUs are in {len(cliques)} NVLink domains ({', '.join(cliques)}): it is in none as a whole",
+        )
+    joined = len(gpus) > 1 and all(
+        len({*gpu.peers, gpu.index}.intersection(_indices(gpus))) == len(gpus) for gpu in gpus
+    )
+    return (node if joined else None), ()
+
+
+def _indices(gpus: Sequence[Gpu]) -> set[int]:
+    return {gpu.index for gpu in gpus}
 
 
 def _present() -> int:
-    import pynvml
-
     try:
-        pynvml.nvmlInit()
-        try:
+        with driver() as pynvml:
             return int(pynvml.nvmlDeviceGetCount())
-        finally:
-            pynvml.nvmlShutdown()
-    except pynvml.NVMLError as error:
-        if getattr(error, "value", None) in {pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED}:
-            return 0  # no driver: the usual machine without GPUs
-        LOG.warning("the NVIDIA driver does not work (NVML: %s), so no GPU is used; try nvidia-smi", error)
+    except NoDriver:
+        return 0
+    except DriverError as error:
+        LOG.warning("%s, so no GPU is used; try nvidia-smi", error)
         return 0
 
 
