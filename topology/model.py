@@ -89,11 +89,6 @@ class Machine:
         return {node.name: node for node in self.nodes}
 
     @cached_property
-    def order(self) -> Mapping[str, int]:
-        """Where each node stands in ``nodes``."""
-        return {node.name: index for index, node in enumerate(self.nodes)}
-
-    @cached_property
     def slots(self) -> tuple[Slot, ...]:
         """Every slot of every node, in order."""
         return tuple(Slot(node.name, index) for node in self.nodes for index in range(node.slots))

@@ -16,10 +16,7 @@ Anchors = Mapping[str, int]
 
 def ring(mesh: Mesh, rank: int, dimension: int, gone: Container[int]) -> tuple[int, ...]:
     """Return the next ranks up and down the ring of a dimension that are not ``gone``: two, one or none."""
-    stride = 1
-    for _, size in mesh.dims[dimension + 1 :]:
-        stride *= size
-    size = mesh.dims[dimension][1]
+    size, stride = mesh.dims[dimension][1], mesh.strides[dimension]
     here = rank // stride % size
     found: list[int] = []
     for step in (1, -1):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from tlaunch.topology import explain
-from tlaunch.topology.mesh import Mesh
-from tlaunch.topology.model import REACH, Machine, Node, Scope, Slot, TopologyError, distance
+from tlaunch.topology.covering import Cover, cover
+from tlaunch.topology.mesh import REPLICA_DIMENSION, Mesh
+from tlaunch.topology.model import Machine, Node, Scope, Slot, TopologyError
 from tlaunch.topology.replacement import Replacement, replace
 
 
@@ -35,38 +37,39 @@ def shrink(
     *,
     machine: Machine | None = None,
     within: Scope = "any",
+    at_least: int = 0,
 ) -> Shrunk | None:
-    """Drop replicas with dead ranks until the healthy slots of the dropped ones complete all others.
+    """Drop replicas until the healthy slots of the dropped ones complete all others.
 
     ``within``: how far a slot of a dropped replica may be from the dead rank that it takes over, judged on ``machine``
-    (without it, only the nodes are known).
+    (without it, only the nodes are known). ``at_least``: how many replicas are to go in any case.
 
-    As few replicas as possible are dropped, and of them the most damaged. The last surviving replicas take the numbers
-    of the dropped ones, so that with ``dp`` as the first dimension as few ranks as possible change their number.
-    Returns ``None`` when no replica survives.
+    As few replicas as possible are dropped, and where there is a choice the most damaged, then the last ones. The last
+    surviving replicas take the numbers of the dropped ones, so that with ``dp`` as the first dimension as few ranks as
+    possible change their number. Returns ``None`` when no replica survives.
     """
-    if seats.keys() != set(range(mesh.size)):
+    if len(seats) != mesh.size or not all(rank in seats for rank in range(mesh.size)):
         raise TopologyError(
             f"mesh {mesh}: expected a slot for each of the ranks 0 to {mesh.size - 1}, got {len(seats)}"
         )
-    job = _Job(mesh, seats, frozenset(dead), _members(mesh))
+    job = _Job(mesh, seats, frozenset(dead))
     machine = machine or _unknown_machine(seats)
-    dropped: set[int] = set()
-    while True:
-        repair = job.repair(machine, dropped, within)
-        if not repair.unplaced:
+    damage = Counter(mesh.replica_of(rank) for rank in job.dead)
+    order = sorted(damage, key=lambda replica: (-damage[replica], -replica))
+    order += [replica for replica in reversed(range(mesh.replicas)) if replica not in damage]
+    choice = job.choose(machine, order, within)
+    dropped = set(choice.chosen)
+    for replica in order:
+        if len(dropped) >= at_least:
             break
-        # Every drop frees or saves one replica's worth of slots, whichever it is: drop what costs most to repair.
-        dropped.add(max(job.rivals(machine, repair, within), key=lambda replica: (job.damage(replica), replica)))
-    return job.without(dropped, repair) if len(dropped) < mesh.replicas else None
-
-
-def _members(mesh: Mesh) -> tuple[tuple[int, ...], ...]:
-    """Return the ranks of each replica, in order."""
-    members: list[list[int]] = [[] for _ in range(mesh.replicas)]
-    for rank in range(mesh.size):
-        members[mesh.replica_of(rank)].append(rank)
-    return tuple(map(tuple, members))
+        dropped.add(replica)
+    repair = job.repair(machine, dropped, within)
+    while repair.unplaced:  # only on a machine whose levels are no tree: a region is then less than what is in reach
+        dropped.add(mesh.replica_of(repair.unplaced[0]))
+        repair = job.repair(machine, dropped, within)
+    if len(dropped) >= mesh.replicas:
+        return None
+    return job.without(dropped, repair, exact=choice.exact)
 
 
 def _unknown_machine(seats: Mapping[int, Slot]) -> Machine:
@@ -79,59 +82,67 @@ def _unknown_machine(seats: Mapping[int, Slot]) -> Machine:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """The job before it shrinks. ``members[replica]`` are the ranks of a replica."""
+    """The job before it shrinks."""
 
     mesh: Mesh
     seats: Mapping[int, Slot]
     dead: frozenset[int]
-    members: tuple[tuple[int, ...], ...]
 
-    def damage(self, replica: int) -> int:
-        return len(self.dead.intersection(self.members[replica]))
+    def choose(self, machine: Machine, order: Sequence[int], within: Scope) -> Cover:
+        """Return the replicas to drop, those first in ``order`` where there is a choice.
+
+        In each region the dead ranks of the replicas that stay need no more than the healthy slots of those that go.
+        That is: the slots of those that go, dead ones included, are at least as many as all dead ranks of the region.
+        """
+        if within == "any":
+            return Cover(tuple(sorted(order[: -(-len(self.dead) // self.mesh.replica_size)])), exact=True)
+        regions, index = machine.regions[within], machine.node_index
+        lacks = Counter(regions[index[machine.node_of(self.seats[rank]).name]] for rank in self.dead)
+        here = {node.name: region for node, region in zip(machine, regions, strict=True) if region in lacks}
+        offers: dict[int, Counter[int]] = {}
+        for rank in [rank for rank, slot in self.seats.items() if slot.node in here]:
+            offers.setdefault(self.mesh.replica_of(rank), Counter())[here[self.seats[rank].node]] += 1
+        return cover(lacks, offers, order)
 
     def repair(self, machine: Machine, dropped: Collection[int], within: Scope) -> Replacement:
         """Let the healthy slots of the dropped replicas take over the dead ranks of the others."""
-        broken = {rank: self.seats[rank] for rank in self.dead if self.mesh.replica_of(rank) not in dropped}
-        healthy = [self.seats[rank] for index in dropped for rank in self.members[index] if rank not in self.dead]
-        return replace(machine, broken, healthy, within)
+        gone = {rank for replica in dropped for rank in self.mesh.ranks_of(replica)}
+        broken = {rank: self.seats[rank] for rank in self.dead if rank not in gone}
+        healthy = [self.seats[rank] for rank in gone if rank not in self.dead]
+        return replace(machine, broken, healthy, within, mesh=self.mesh, seats=self.seats, gone=gone)
 
-    def rivals(self, machine: Machine, repair: Replacement, within: Scope) -> set[int]:
-        """Return the replicas that want slots where those are short: one of them has to go."""
-        short = {self.seats[rank].node for rank in repair.unplaced}
-        return {
-            self.mesh.replica_of(rank)
-            for rank in (*repair.moves, *repair.unplaced)
-            if any(
-                distance(machine.node_of(self.seats[rank]), machine.by_name[node]) <= REACH[within] for node in short
-            )
-        }
-
-    def without(self, dropped: Collection[int], repair: Replacement) -> Shrunk:
+    def without(self, dropped: Collection[int], repair: Replacement, *, exact: bool) -> Shrunk:
         smaller = self.mesh.resized(self.mesh.replicas - len(dropped))
         source = self._sources(dropped, smaller.replicas)
-        before = {
-            rank: old
-            for replica, ranks in enumerate(_members(smaller))
-            for rank, old in zip(ranks, self.members[source[replica]], strict=True)
-        }
-        renumbered = [f"replica {old} is now replica {new}" for new, old in sorted(source.items()) if new != old]
+        before = self._before(smaller, source)
+        renumbered = [f"replica {old} is now replica {new}" for new, old in sorted(source.items())]
         return Shrunk(
             smaller,
-            {rank: repair.moves.get(old, self.seats[old]) for rank, old in sorted(before.items())},
-            {rank: old for rank, old in sorted(before.items()) if old not in self.dead},
+            {rank: repair.moves.get(old) or self.seats[old] for rank, old in enumerate(before)},
+            {rank: old for rank, old in enumerate(before) if old not in self.dead},
             repair.spares,
             tuple(sorted(dropped)),
-            (*self._drops(dropped, smaller), *renumbered, *repair.reasons),
+            (*self._drops(dropped, smaller, exact=exact), *renumbered, *repair.reasons),
         )
 
-    def _drops(self, dropped: Collection[int], smaller: Mesh) -> tuple[str, ...]:
+    def _before(self, smaller: Mesh, source: Mapping[int, int]) -> list[int]:
+        """Return the old number of each new rank."""
+        before = list(range(smaller.size))
+        all_change = smaller.dims[0][0] != REPLICA_DIMENSION
+        for new in range(smaller.replicas) if all_change else source:
+            for rank, old in zip(smaller.ranks_of(new), self.mesh.ranks_of(source.get(new, new)), strict=True):
+                before[rank] = old
+        return before
+
+    def _drops(self, dropped: Collection[int], smaller: Mesh, *, exact: bool) -> tuple[str, ...]:
         if not dropped:
             return ()
         what = f"replica{'s' if len(dropped) > 1 else ''} {explain.ranks(dropped)} of {self.mesh}"
-        return (f"dropped {what}: {self.mesh.size} -> {smaller.size} ranks",)
+        hedge = "" if exact else "; a better choice may exist, the search for it would take too long"
+        return (f"dropped {what}: {self.mesh.size} -> {smaller.size} ranks{hedge}",)
 
     def _sources(self, dropped: Collection[int], left: int) -> dict[int, int]:
-        """Return which old replica each new one is: itself where it survives, else one from the end."""
+        """Return which old replica takes each number that has become free: those from the end, in order."""
         tail = [replica for replica in range(left, self.mesh.replicas) if replica not in dropped]
         holes = [replica for replica in sorted(dropped) if replica < left]
-        return {replica: replica for replica in range(left)} | dict(zip(holes, tail, strict=True))
+        return dict(zip(holes, tail, strict=True))

@@ -166,5 +166,5 @@ def _by_node(machine: Machine, spares: Iterable[Slot], broken: Iterable[Slot]) -
                 raise TopologyError(f"spare {slots[index]}: not a slot of the machine")
     for slot in broken:
         found.get(slot.node, {}).pop(slot.index, None)
-    names = sorted((name for name, slots in found.items() if slots), key=machine.order.__getitem__)
+    names = sorted((name for name, slots in found.items() if slots), key=machine.node_index.__getitem__)
     return {name: [slot for _, slot in sorted(found[name].items())] for name in names}

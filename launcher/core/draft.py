@@ -76,18 +76,8 @@ class Draft:
         """
         mesh, machine, scope = self.plan.mesh, self.cluster.machine, self.cluster.spec.swap_scope
         seats = {seat.rank: seat.slot for seat in self.plan.seats}
-        wanted = max(self.replicas, replicas)
         dead = self.given_up.union(given_up)
-        result = shrink(mesh, seats, dead, machine=machine, within=scope)
-        # When more are to go than must go, those at the end do: then the others keep their numbers.
-        for extra in reversed(range(mesh.replicas)):
-            if result is None or len(result.dropped) >= wanted:
-                return result
-            more = dead.union(mesh.ranks_of(extra))
-            smaller = shrink(mesh, seats, more, machine=machine, within=scope)
-            if smaller is None or {extra, *result.dropped} <= {*smaller.dropped}:
-                dead, result = more, smaller
-        return None
+        return shrink(mesh, seats, dead, machine=machine, within=scope, at_least=max(self.replicas, replicas))
 
     def shrink(self) -> int:
         """Drop the replicas of the ranks that are given up, unless too few ranks are left. Returns how many are."""

@@ -59,6 +59,23 @@ def test_the_most_replicas_survive_when_repairs_stay_in_their_rack(racks: int, s
     assert replicas_of(result) == most_replicas(mesh, dead, rack_of)
 
 
+@given(cases(), st.integers(1, 3), st.data())
+def test_the_most_replicas_survive_when_they_span_racks(case: Case, racks: int, data: st.DataObject) -> None:
+    mesh, seats, dead = case
+    nodes = sorted({slot.node for slot in seats.values()})
+    racked = {name: f"r{data.draw(st.integers(0, racks))}" for name in nodes}
+    machine = Machine(tuple(Node(name, 4, rack=racked[name]) for name in nodes))
+    result = shrink(mesh, seats, dead, machine=machine, within="rack")
+    assert replicas_of(result) == most_replicas(mesh, dead, {rank: racked[slot.node] for rank, slot in seats.items()})
+
+
+@given(cases(), st.integers(0, 4))
+def test_as_many_replicas_go_as_are_asked_for(case: Case, number: int) -> None:
+    mesh, seats, dead = case
+    least = replicas_of(shrink(mesh, seats, dead))
+    assert replicas_of(shrink(mesh, seats, dead, at_least=number)) == max(min(least, mesh.replicas - number), 0)
+
+
 @given(cases())
 def test_survivors_keep_their_slots_and_the_dead_get_none(case: Case) -> None:
     mesh, seats, dead = case
