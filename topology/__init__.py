@@ -4,6 +4,8 @@ From the ground up; a module imports only from those above it in this list:
 
 - ``model``: nodes, slots, distances; ``mesh``: the parallel dimensions
 - ``explain``: one sentence for each choice
+- ``spares``: how many, and where
+- ``layout``, ``tree``, ``shares``, ``wholenodes``, ``seating``, ``account``: the steps of ``placement``
 - ``placement``: ranks to slots; ``replacement``: spares for failed slots; ``shrinking``: fewer replicas
 - ``description``: how a machine is described; ``yamltree``, ``fileformat``, ``files``: reading it
 - ``picture``: drawings for the terminal (rich, imported when something is drawn)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from tlaunch.topology.mesh import Mesh
 from tlaunch.topology.model import Machine, Node, Scope, Slot, distance
@@ -75,35 +74,3 @@ def ranks(numbers: Iterable[int]) -> str:
         else:
             runs.append([number])
     return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
-
-
-def placement_reasons(
-    machine: Machine, mesh: Mesh, seats: Mapping[int, Slot], spares: Sequence[Slot]
-) -> tuple[str, ...]:
-    """Say where the ranks are, how well their groups lie, and where the spares are."""
-    nodes = len({slot.node for slot in seats.values()})
-    name, size = mesh.dims[-1]
-    broken = _split(seats, lambda rank: rank // size, lambda slot: machine.node_of(slot).domain_key)
-    groups = mesh.size // size
-    lines = [f"{count(mesh.size, 'rank')} on {count(nodes, 'node')}"]
-    if size > 1:
-        lines.append(f"{groups - broken} of {count(groups, 'group')} of {name}={size} in one NVLink domain each")
-    if mesh.replica_size > 1:
-        across = _split(seats, mesh.replica_of, lambda slot: machine.node_of(slot).rack)
-        lines.append(f"{mesh.replicas - across} of {count(mesh.replicas, 'replica')} in one rack each")
-    lines.append(_spread(machine, spares))
-    return tuple(lines)
-
-
-def _split(seats: Mapping[int, Slot], group: Callable[[int], int], place: Callable[[Slot], Hashable]) -> int:
-    """Count the groups of ranks that lie in more than one place."""
-    places: dict[int, set[Hashable]] = {}
-    for rank, slot in seats.items():
-        places.setdefault(group(rank), set()).add(place(slot))
-    return sum(len(found) > 1 for found in places.values())
-
-
-def _spread(machine: Machine, spares: Sequence[Slot]) -> str:
-    racks = Counter(machine.node_of(slot).rack or "no rack" for slot in spares)
-    places = ": " + ", ".join(f"{number} in {rack}" for rack, number in racks.items()) if racks else ""
-    return count(len(spares), "spare") + places
