@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tlaunch.errors import TlaunchError
+from tlaunch.launcher.control.memory import OomKills
 from tlaunch.launcher.control.output import Output
 from tlaunch.launcher.control.program import Program
 from tlaunch.launcher.control.records import Rendezvous, Report
@@ -76,6 +77,7 @@ class Slots:
         self._exits: dict[int, Exit] = {}
         self._bad: dict[int, str] = {}
         self._generation = 0
+        self._oom_kills = OomKills.look()
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -93,6 +95,7 @@ class Slots:
         if head.number != self._generation:
             self._generation = head.number
             self._exits.clear()
+            self._oom_kills = OomKills.look()
         wanted = {seat.index: (seat.rank, seat.since) for seat in assignment.seats}
         stale = [
             running
@@ -247,11 +250,16 @@ class Slots:
         if running.process.note:
             log.warning("rank %d: %s", running.seat.rank, running.process.note)
         if not running.yielding:
-            why, since = running.killed_for or (ended.message, _failed_at(ended))
+            why, since = running.killed_for or (self._out_of_memory(ended) or ended.message, _failed_at(ended))
             self._exits[running.seat.rank] = Exit(
                 ended.code, ended.signal, _short(why), _end_of(ended.traceback), since
             )
             self._changed()
+
+    def _out_of_memory(self, ended: messages.Exit) -> str | None:
+        """Say so when the kernel has killed for want of memory since this generation began."""
+        now = OomKills.look() if ended.signal == signal.SIGKILL else None
+        return None if now is None else now.since(self._oom_kills)
 
     async def _end(self, ending: Iterable[Running], grace: float) -> None:
         ending = tuple(ending)

@@ -21,7 +21,10 @@ from tlaunch.launcher.store.endpoints import VARIABLES
 log = logging.getLogger(__name__)
 
 YOUNG = 10.0
-"""Seconds. A zygote that does not live longer has not come through its imports."""
+"""Seconds. A zygote that does not live longer may not have come through its imports."""
+
+YOUNG_DEATHS = 3
+"""So many in a row that were killed young, and the next one would be too."""
 
 SCRATCH = "tlaunch-zygote-"
 
@@ -47,7 +50,8 @@ async def zygote_process(
 ) -> AsyncIterator[None]:
     """Run a zygote for as long as the context lasts, and another one when it dies; workers live on without theirs.
 
-    One that dies young would die again, and is not replaced. ``tell`` is told of every death.
+    One that ends young by itself is not replaced, nor the last of several that were killed young. ``tell`` is told of
+    every death.
     """
     log_path.parent.mkdir(parents=True, exist_ok=True)
     keeping = asyncio.create_task(_keep(socket_path, env, log_path, tell))
@@ -62,16 +66,21 @@ async def zygote_process(
 
 
 async def _keep(socket_path: str, env: Mapping[str, str], log_path: Path, tell: Callable[[str], None]) -> None:
-    age = await _run_one(socket_path, env, log_path, tell)  # what keeps the first from starting is our caller's to tell
+    # What keeps the first from starting is our caller's to tell.
+    age, code = await _run_one(socket_path, env, log_path, tell)
+    young = 0
     try:
-        while age >= YOUNG:
-            age = await _run_one(socket_path, env, log_path, tell)
+        while age >= YOUNG or (code < 0 and young < YOUNG_DEATHS - 1):
+            young = 0 if age >= YOUNG else young + 1
+            age, code = await _run_one(socket_path, env, log_path, tell)
     except OSError as error:
         tell(f"the zygote cannot be started again: {error}")
 
 
-async def _run_one(socket_path: str, env: Mapping[str, str], log_path: Path, tell: Callable[[str], None]) -> float:
-    """Run a zygote until it ends, and return after how many seconds it did."""
+async def _run_one(
+    socket_path: str, env: Mapping[str, str], log_path: Path, tell: Callable[[str], None]
+) -> tuple[float, int]:
+    """Run a zygote until it ends; return after how many seconds it did, and its exit code or minus its signal."""
     started = time.monotonic()
     with Lifeline() as lifeline:
         process = start_zygote(socket_path, env=env, log_path=str(log_path), lifeline=lifeline)
@@ -81,7 +90,7 @@ async def _run_one(socket_path: str, env: Mapping[str, str], log_path: Path, tel
             lifeline.close()
             process.wait()  # killed by the line before, so it takes a moment only
     tell(f"the zygote has ended with exit code {code}: {_last_line(log_path)}")
-    return time.monotonic() - started
+    return time.monotonic() - started, code
 
 
 async def _end_of(process: subprocess.Popen[bytes]) -> int:

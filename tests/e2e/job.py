@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,15 +131,22 @@ class Job:
 
 @contextlib.contextmanager
 def running(
-    tmp_path: Path, *options: str, script: Path | None = STEPS, arguments: tuple[str, ...] = ()
+    tmp_path: Path,
+    *options: str,
+    script: Path | None = STEPS,
+    arguments: tuple[str, ...] = (),
+    prefix: Sequence[str] = (),
 ) -> Iterator[Job]:
-    """Start a job and see to it that it is gone in the end. ``script=None``: the options name what to run."""
+    """Start a job and see to it that it is gone in the end.
+
+    ``script=None``: the options name what to run. ``prefix``: a command that becomes ``tlaunch``, as ``nice`` does.
+    """
     folder, logs = tmp_path / "work", tmp_path / "logs"
     folder.mkdir()
     # A registry of its own, so that jobs of other tests and of the user are out of sight.
     env = {**os.environ, "XDG_RUNTIME_DIR": str(folder)}
     job_id = f"test-{os.getpid()}-{time.monotonic_ns() % 10**9}"
-    command = [TLAUNCH, "--job-id", job_id, "--log-dir", str(logs), *options]
+    command = [*prefix, TLAUNCH, "--job-id", job_id, "--log-dir", str(logs), *options]
     if script is not None:
         command += [str(script), *(arguments or (str(folder),))]
     with (tmp_path / "console").open("w") as console:

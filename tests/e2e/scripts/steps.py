@@ -4,7 +4,8 @@ Usage: steps.py FOLDER [--steps N]
 
 FOLDER/checkpoint    the last complete step, written by rank 0
 FOLDER/trace-<rank>  one JSON line for each completed step
-FOLDER/trouble       JSON {"rank": r, "how": "raise" | "exit" | "segv"}: that rank does it, once
+FOLDER/trouble       JSON {"rank": r, "how": "raise" | "exit" | ...}: that rank does it, once; see
+                       ``trouble``
 FOLDER/always        the same, but for every rank on every try
 FOLDER/finish        end after the present step
 """
@@ -15,7 +16,9 @@ import argparse
 import json
 import os
 import signal
+import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -76,13 +79,40 @@ def trouble(folder: Path, rank: int) -> None:
             continue
         if name == "trouble":
             (folder / name).unlink()
-        match wanted["how"]:
-            case "raise":
-                raise ValueError("the loss is not a number")
-            case "exit":
-                sys.exit(7)
-            case "segv":
-                os.kill(os.getpid(), signal.SIGSEGV)
+        misbehave(wanted["how"], folder)
+
+
+def misbehave(how: str, folder: Path) -> None:
+    match how:
+        case "raise":
+            raise ValueError("the loss is not a number")
+        case "exit":
+            sys.exit(7)
+        case "leave":
+            sys.exit(0)
+        case "segv" | "kill":
+            os.kill(os.getpid(), {"segv": signal.SIGSEGV, "kill": signal.SIGKILL}[how])
+        case "hang":
+            threading.Event().wait()
+        case "family":
+            start_family(folder)
+            raise RuntimeError("it leaves them behind")
+        case "hog":
+            hoard()
+
+
+def hoard() -> None:
+    memory = []
+    while True:
+        memory.append(b"x" * (1 << 26))
+
+
+def start_family(folder: Path) -> None:
+    """Start a child, and a daemon: a session of its own, and its parent has ended."""
+    child = subprocess.Popen(["sleep", "600"])
+    inner = "import subprocess; print(subprocess.Popen(['sleep', '600'], start_new_session=True, stdout=-3).pid)"
+    daemon = subprocess.run([sys.executable, "-c", inner], stdout=subprocess.PIPE, text=True, check=True).stdout
+    (folder / "family").write_text(json.dumps([child.pid, int(daemon)]))
 
 
 if __name__ == "__main__":
