@@ -90,6 +90,11 @@ class Job:
                 raise AssertionError(f"waited {PATIENCE:g} s in vain for {what}\n{self.told()}")
             time.sleep(0.02)
 
+    def until_written(self, path: Path) -> str:
+        """Wait until a file has something in it, and return that."""
+        self.until(lambda: path.exists() and path.stat().st_size > 0, f"{path.name} to be written")
+        return path.read_text()
+
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run another tlaunch command, as from another shell."""
         command = [TLAUNCH, *arguments]

@@ -112,8 +112,7 @@ def test_a_rank_may_finish_before_the_others(tmp_path: Path) -> None:
     )
     with running(tmp_path, *PAIR, script=script) as job:
         job.until((job.folder / "ready").exists, "rank 0 to wait")
-        job.until((job.folder / "leaver").exists, "rank 1 to begin")
-        leaver = int((job.folder / "leaver").read_text())
+        leaver = int(job.until_written(job.folder / "leaver"))
         job.until(lambda: not psutil.pid_exists(leaver), "rank 1 to end")
         (job.folder / "gate").write_text("")
         assert job.ended() == 0, job.told()
