@@ -11,36 +11,24 @@ launcher with all that runs below it at that moment. The peer is torchrun of the
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
-import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 import psutil
 from rich.console import Console
 from rich.table import Table
 
-BIN = Path(sys.executable).parent
-SCRIPT = Path(__file__).parent / "scripts" / "first_step.py"
+from measuring import BIN, SCRIPTS, Sample, cell, write_json
+
+SCRIPT = SCRIPTS / "first_step.py"
 DEADLINE = 300.0
 MEGABYTE = 1 << 20
-
-
-class Sample(NamedTuple):
-    """One measurement: what, by whom, how much, in which unit."""
-
-    what: str
-    who: str
-    value: float
-    unit: str
 
 
 def seconds_of(*command: str) -> float:
@@ -122,16 +110,6 @@ def show(samples: Iterable[Sample]) -> None:
     Console().print(table)
 
 
-def cell(samples: list[Sample]) -> str:
-    """Write the median and the range of one arm."""
-    if not samples:
-        return "-"
-    numbers = [sample.value for sample in samples]
-    middle = statistics.median(numbers)
-    digits = 0 if samples[0].unit == "MB" else 2
-    return f"{middle:.{digits}f} ({min(numbers):.{digits}f} to {max(numbers):.{digits}f}) {samples[0].unit}"
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="Measure how long it takes until a job trains.")
@@ -144,7 +122,7 @@ def main() -> None:
     samples = [sample for _ in range(given.repeats) for arm in measured for sample in arm()]
     show(samples)
     if given.json:
-        given.json.write_text(json.dumps([sample._asdict() for sample in samples], indent=1))
+        write_json(given.json, samples)
 
 
 if __name__ == "__main__":

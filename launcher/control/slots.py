@@ -250,6 +250,7 @@ class Slots:
         if running.process.note:
             log.warning("rank %d: %s", running.seat.rank, running.process.note)
         if not running.yielding:
+            log.info("rank %d has ended: %s", running.seat.rank, ended)
             why, since = running.killed_for or (self._out_of_memory(ended) or ended.message, _failed_at(ended))
             self._exits[running.seat.rank] = Exit(
                 ended.code, ended.signal, _short(why), _end_of(ended.traceback), since
