@@ -15,6 +15,7 @@ from tlaunch.launcher.control.records import Registration
 from tlaunch.launcher.control.snapshot import Moment, View, snapshot
 from tlaunch.launcher.control.timing import Timing
 from tlaunch.launcher.core.assign import Assignment, assignments, generation_head
+from tlaunch.launcher.core.blame import weighty
 from tlaunch.launcher.core.cluster import Cluster
 from tlaunch.launcher.core.codec import CodecError
 from tlaunch.launcher.core.detect import detect, next_deadline
@@ -26,6 +27,7 @@ from tlaunch.launcher.core.events import (
     RankFailed,
     SlotFailed,
     StopRequested,
+    hardware_failed,
 )
 from tlaunch.launcher.core.generations import unwritable
 from tlaunch.launcher.core.invariants import InvariantBroken
@@ -55,6 +57,7 @@ class Controller:
     _started_at: float = field(default_factory=time.monotonic)
     _planned: tuple[int, float] = (0, 0.0)
     _struck: dict[str, int] = field(default_factory=dict)
+    _clocks: dict[str, float] = field(default_factory=dict)
     _suspected_at: float | None = None
     _crashed_at: float | None = None
     _waiting_since: float | None = None
@@ -93,7 +96,7 @@ class Controller:
             self._planned = (plan.generation, now)
             self._waiting_since = None
         settled = now >= self._settled_at(now)
-        moment = Moment(now, self._planned[1], self._started_at, settled, self._waiting_since)
+        moment = Moment(now, self._planned[1], self._started_at, settled, self._waiting_since, dict(self._clocks))
         return snapshot(view, self.spec, moment, self._gone(view))
 
     def _settled_at(self, now: float) -> float:
@@ -131,13 +134,14 @@ class Controller:
         return outcome.plan, self._sleep(cluster, outcome.look_again)
 
     def _before_verdict(self, cluster: Cluster, events: tuple[Event, ...]) -> float:
-        """Return how many seconds to wait before a crash ends the job, so that the rank that failed first is blamed.
+        """Return how many seconds to wait before a crash is dealt with, so that the rank that failed first is blamed.
 
-        The first to be heard of need not be the first that failed: a victim may end sooner than the cause.
+        The first to be heard of need not be the first that failed: a victim may end sooner than the cause. That matters
+        where the job is about to end or a slot to be given up, and when all those heard of say that they are victims.
         """
-        plan = cluster.plan
-        crashed = plan is not None and any(isinstance(event, RankFailed) for event in events)
-        if not crashed or plan is None or plan.restarts < self.spec.max_restarts:
+        first = next((event for event in events if isinstance(event, RankFailed)), None)
+        certain = first is not None and not first.exit.lost_peer and not weighty(cluster, events)
+        if first is None or certain or hardware_failed(events):
             self._crashed_at = None
             return 0.0
         if self._crashed_at is None:
@@ -171,12 +175,13 @@ class Controller:
         """Probe the agents that run ranks. Strikes off those that are certainly gone, and returns the silent ones."""
         seated = frozenset(cluster.plan.nodes if cluster.plan else ()) & cluster.alive
         asked = {name: record for name, record in view.below(Registration, self.ledger.keys.agents) if name in seated}
-        verdicts = await probe_all(asked.values(), self.timing.probe)
-        for name, verdict in verdicts.items():
-            if verdict is Verdict.GONE:
+        answers = await probe_all(asked.values(), self.timing.probe)
+        self._clocks = {name: answer.clock for name, answer in answers.items() if answer.clock is not None}
+        for name, answer in answers.items():
+            if answer.verdict is Verdict.GONE:
                 log.warning("node %s does not answer: its agent is gone", name)
                 await self._strike_off(view, name)
-        return frozenset(name for name, verdict in verdicts.items() if verdict is Verdict.SILENT)
+        return frozenset(name for name, answer in answers.items() if answer.verdict is Verdict.SILENT)
 
     async def _strike_off(self, view: View, node: str) -> None:
         """Delete a registration, so that every later controller knows too.

@@ -3,12 +3,17 @@
 A lost node is noticed by its lease at the latest. When ranks elsewhere fail, their node may be the victim of another
 one that is gone: then the operating system of a dead agent's host refuses the connection at once, and the controller
 need not wait.
+
+An agent that answers also says what its monotonic clock shows. Nobody sets that clock, so that the times at which ranks
+failed on different nodes can be compared, to within half of the time that the question took.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from enum import Enum
 
 from tlaunch.launcher.control.records import Registration
@@ -27,12 +32,19 @@ class Verdict(Enum):
     SILENT = "silent"
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of asking one agent. ``clock``: what to add to its monotonic time to have ours, in seconds."""
+
+    verdict: Verdict
+    clock: float | None = None
+
+
 class Listener:
-    """The agent's side: greets whoever connects with the agent's incarnation, and closes."""
+    """The agent's side: greets whoever connects with the agent's incarnation and its monotonic time, and closes."""
 
     def __init__(self, incarnation: str) -> None:
         self.incarnation = incarnation
-        self._greeting = incarnation.encode() + b"\n"
         self._server: asyncio.Server | None = None
 
     async def open(self, host: str) -> str:
@@ -48,7 +60,7 @@ class Listener:
 
     async def _greet(self, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            writer.write(self._greeting)
+            writer.write(f"{self.incarnation} {time.monotonic():.6f}\n".encode())
             await writer.drain()
         except ConnectionError:
             pass  # The caller has lost its patience; it draws its own conclusion.
@@ -56,9 +68,10 @@ class Listener:
             writer.close()
 
 
-async def probe(registration: Registration, timeout: float) -> Verdict:
+async def probe(registration: Registration, timeout: float) -> Answer:
     """Ask one agent. Takes ``timeout`` seconds at most."""
     host, _, port = registration.address.rpartition(":")
+    asked = time.monotonic()
     try:
         async with asyncio.timeout(timeout):
             reader, writer = await asyncio.open_connection(host, int(port), limit=GREETING_LIMIT)
@@ -67,30 +80,36 @@ async def probe(registration: Registration, timeout: float) -> Verdict:
             finally:
                 writer.close()
     except (ConnectionRefusedError, ConnectionResetError):
-        return Verdict.GONE
+        return Answer(Verdict.GONE)
     except (OSError, TimeoutError, ValueError):
-        return Verdict.SILENT
+        return Answer(Verdict.SILENT)
     if not greeting:
-        return Verdict.SILENT
-    return Verdict.ALIVE if greeting.decode(errors="replace").strip() == registration.incarnation else Verdict.GONE
+        return Answer(Verdict.SILENT)
+    incarnation, _, clock = greeting.decode(errors="replace").strip().partition(" ")
+    if incarnation != registration.incarnation:
+        return Answer(Verdict.GONE)
+    try:
+        return Answer(Verdict.ALIVE, (asked + time.monotonic()) / 2 - float(clock))
+    except ValueError:  # another version of this program
+        return Answer(Verdict.ALIVE)
 
 
 async def probe_all(
     registrations: Iterable[Registration], timeout: float, at_once: int = AT_ONCE
-) -> Mapping[str, Verdict]:
-    """Ask many agents; the verdicts by node. Takes ``timeout`` seconds at most.
+) -> Mapping[str, Answer]:
+    """Ask many agents; the answers by node. Takes ``timeout`` seconds at most.
 
     When ``at_once`` agents are silent all that time, others may not be asked. They count as silent as well.
     """
     asked = tuple(registrations)
     gate = asyncio.Semaphore(at_once)
 
-    async def ask(registration: Registration) -> Verdict:
+    async def ask(registration: Registration) -> Answer:
         try:
             async with asyncio.timeout(timeout), gate:
                 return await probe(registration, timeout)
         except TimeoutError:
-            return Verdict.SILENT
+            return Answer(Verdict.SILENT)
 
-    verdicts = await asyncio.gather(*(ask(registration) for registration in asked))
-    return {registration.node.name: verdict for registration, verdict in zip(asked, verdicts, strict=True)}
+    answers = await asyncio.gather(*(ask(registration) for registration in asked))
+    return {registration.node.name: answer for registration, answer in zip(asked, answers, strict=True)}

@@ -7,13 +7,13 @@ import logging
 import signal
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 from tlaunch.errors import TlaunchError
+from tlaunch.launcher.control.endings import describe, not_started
 from tlaunch.launcher.control.memory import OomKills
 from tlaunch.launcher.control.output import Output
-from tlaunch.launcher.control.program import Program
+from tlaunch.launcher.control.program import Program, RankFiles
 from tlaunch.launcher.control.records import Rendezvous, Report
 from tlaunch.launcher.control.spawn import Process, Zygote
 from tlaunch.launcher.control.timing import Timing
@@ -30,24 +30,22 @@ IN_PLACE = -1
 """The key of the standby that waits for a restart in place; it belongs to no slot."""
 
 
-LONGEST_MESSAGE = 2_000
-LONGEST_TRACEBACK = 16_384
-"""Characters. A report holds those of every slot, and a document in the store has its limit."""
-
-
 class Stuck(TlaunchError):
     """A process did not die of SIGKILL in time."""
 
 
 @dataclass(slots=True)
 class Running:
-    """The live process of a rank. ``yielding``: we end it ourselves, so that its exit is no news.
+    """The live process of a rank, with its files and when it was ``started``, on the monotonic clock.
 
-    ``killed_for``: why we have killed it, and since when (wall time) that was the case.
+    ``yielding``: we end it ourselves, so that its exit is no news. ``killed_for``: why we have killed it, and since
+    when (monotonic time) that was the case.
     """
 
     seat: AssignedSeat
     process: Process
+    files: RankFiles
+    started: float
     yielding: bool = False
     killed_for: tuple[str, float] | None = None
     stop_timer: asyncio.TimerHandle | None = None
@@ -195,7 +193,7 @@ class Slots:
                 gpus=program.gpus,
             )
             process = await self._take_standby(seat)
-            running = Running(seat, process)
+            running = Running(seat, process, files, time.monotonic())
             self._running[seat.index] = running
             process.ended.add_done_callback(lambda future: self._ended(running, future.result()))
             process.on_stopped = lambda: self._stopped(running)
@@ -223,7 +221,7 @@ class Slots:
         """Report ranks as failed that cannot be started."""
         for seat in seats:
             log.error("rank %d could not be started: %s", seat.rank, error)
-            self._exits[seat.rank] = Exit(message=_short(f"could not be started: {error}"), time=time.time())
+            self._exits[seat.rank] = not_started(error, time.monotonic())
         self._changed()
 
     def _stopped(self, running: Running) -> None:
@@ -233,7 +231,7 @@ class Slots:
             running.stop_timer = None
         if running.process.stopped:
             loop = asyncio.get_running_loop()
-            running.stop_timer = loop.call_later(self._timing.stopped, self._end_stopped, running, time.time())
+            running.stop_timer = loop.call_later(self._timing.stopped, self._end_stopped, running, time.monotonic())
 
     def _end_stopped(self, running: Running, since: float) -> None:
         # This node may have been stopped with everything on it, and have just been woken.
@@ -251,10 +249,14 @@ class Slots:
             log.warning("rank %d: %s", running.seat.rank, running.process.note)
         if not running.yielding:
             log.info("rank %d has ended: %s", running.seat.rank, ended)
-            why, since = running.killed_for or (self._out_of_memory(ended) or ended.message, _failed_at(ended))
-            self._exits[running.seat.rank] = Exit(
-                ended.code, ended.signal, _short(why), _end_of(ended.traceback), since
-            )
+            noticed = running.process.noticed or time.monotonic()
+            found = describe(ended, running.files, started=running.started, noticed=noticed, slots=self._node.slots)
+            if running.killed_for is not None:
+                why, since = running.killed_for
+                found = replace(found, message=why, time=since)
+            elif (killer := self._out_of_memory(ended)) is not None:
+                found = replace(found, message=killer)
+            self._exits[running.seat.rank] = found
             self._changed()
 
     def _out_of_memory(self, ended: messages.Exit) -> str | None:
@@ -279,25 +281,3 @@ class Slots:
             raise Stuck(
                 f"{len(late)} processes on {self._node.name} did not die of SIGKILL within {self._timing.reap:g} s"
             )
-
-
-def _failed_at(ended: messages.Exit) -> float:
-    """Return the wall time of a failure, to tell causes from consequences.
-
-    The error file is written as soon as the script has failed. Until its process has ended more time passes, in which
-    its peers notice, fail and may end before it.
-    """
-    now = time.time()
-    try:
-        return min(now, Path(ended.error_file).stat().st_mtime) if ended.error_file else now
-    except OSError:
-        return now
-
-
-def _short(message: str | None) -> str | None:
-    return None if message is None else message[:LONGEST_MESSAGE]
-
-
-def _end_of(traceback: str | None) -> str | None:
-    """Keep the end of a traceback, where the error is."""
-    return None if traceback is None else traceback[-LONGEST_TRACEBACK:]

@@ -77,7 +77,7 @@ class Moment:
     """What the controller knows that does not stand in the store: its own clock.
 
     ``settled``: contact with the store has been unbroken for a whole lease, so that a missing registration means a
-    lost node.
+    lost node. ``clocks``: what to add to a node's monotonic time to have the controller's.
     """
 
     now: float
@@ -85,6 +85,7 @@ class Moment:
     started_at: float
     settled: bool
     waiting_since: float | None = None
+    clocks: Mapping[str, float] = field(default_factory=dict)
 
 
 def snapshot(view: View, spec: JobSpec, moment: Moment, gone: frozenset[str]) -> Cluster:
@@ -108,6 +109,7 @@ def snapshot(view: View, spec: JobSpec, moment: Moment, gone: frozenset[str]) ->
         bad={**drained, **bad},
         drained=frozenset(drained.keys() - bad.keys()),
         exits=_exits(view, plan),
+        clocks=moment.clocks,
         acked=_acked(view, plan),
         stop=None if stop is None else (stop.reason, stop.code),
         now=moment.now,

@@ -14,6 +14,7 @@ import os
 import select
 import signal
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,14 +40,16 @@ class Process:
     """One process that a zygote has forked: a standby until ``start``, then a worker.
 
     ``note`` says what the standby had to say: why there is no CUDA context, or why it needed a fresh interpreter.
-    ``ended`` resolves as soon as it is known how the process ended; it never raises. ``stopped``: a signal has stopped
-    it (SIGSTOP and the like); ``on_stopped`` is called whenever that changes.
+    ``ended`` resolves as soon as it is known how the process ended; it never raises. ``noticed``: when it was seen that
+    it has, on the monotonic clock. ``stopped``: a signal has stopped it (SIGSTOP and the like); ``on_stopped`` is
+    called whenever that changes.
     """
 
     def __init__(self, pid: int, pidfd: int, channel: Channel, lifeline: Lifeline, zygote: Zygote) -> None:
         self.pid = pid
         self.state: Literal["standby", "running", "ended"] = "standby"
         self.note: str | None = None
+        self.noticed: float | None = None
         self.stopped = False
         self.on_stopped: Callable[[], None] | None = None
         self._loop = asyncio.get_running_loop()
@@ -125,6 +128,7 @@ class Process:
             self._ready.set_result(None)
 
     def _on_pidfd(self) -> None:
+        self.noticed = time.monotonic()
         self._loop.remove_reader(self._pidfd)
         self._give_up = self._loop.call_later(EXIT_STATUS_SECONDS, self.finish, None)
         if not self._zygote.connected:
@@ -143,6 +147,7 @@ class Process:
         if self.state == "ended":
             return
         self.state = "ended"
+        self.noticed = self.noticed or time.monotonic()
         if self._give_up is not None:
             self._give_up.cancel()
         if self._channel is not None:

@@ -23,8 +23,9 @@ class Cluster:
     generation whose process has ended, how. ``acked``: nodes that have applied the current plan. ``history``: earlier
     plans, oldest first, as far as the controller knows them.
 
-    ``now`` and ``planned_at`` are seconds on the controller's monotonic clock; ``started_at`` is when the job began to
-    wait for nodes, ``waiting_since`` when a policy first said to wait with the failures of the current plan.
+    ``clocks``: for each node that was asked, what to add to the times of its exits to have them on the controller's
+    clock. ``now`` and ``planned_at`` are seconds on the controller's monotonic clock; ``started_at`` is when the job
+    began to wait for nodes, ``waiting_since`` when a policy first said to wait with the failures of the current plan.
     """
 
     spec: JobSpec
@@ -34,6 +35,7 @@ class Cluster:
     bad: Mapping[Slot, str] = field(default_factory=dict)
     drained: frozenset[Slot] = frozenset()
     exits: Mapping[int, Exit] = field(default_factory=dict)
+    clocks: Mapping[str, float] = field(default_factory=dict)
     acked: frozenset[str] = frozenset()
     stop: tuple[str, int] | None = None
     now: float = 0.0

@@ -107,10 +107,16 @@ def _slots(cluster: Cluster, plan: Plan) -> Iterator[Event]:
 
 
 def _crashes(cluster: Cluster, plan: Plan) -> Iterator[Event]:
-    """Processes that ended on slots that work. Those that say that they have lost a peer come last."""
+    """Processes that ended on slots that work, first causes first. Those that say that they have lost a peer come last.
+
+    A time of a node whose clock is not known says nothing about others: nobody is blamed for it before the rest.
+    """
     failed = {rank: ended for rank, ended in cluster.exits.items() if not ended.ok and rank not in cluster.displaced}
     seats = {seat.rank: seat for seat in plan.seats}
     # A process takes a while to end. A victim that fails after it may be seen to end before it.
-    order = {rank: (failed[rank].lost_peer, failed[rank].time, rank) for rank in failed.keys() & seats.keys()}
+    order: dict[int, tuple[bool, bool, float, int]] = {}
+    for rank in failed.keys() & seats.keys():
+        clock = cluster.clocks.get(seats[rank].slot.node)
+        order[rank] = (failed[rank].lost_peer, clock is None, failed[rank].time + (clock or 0.0), rank)
     for rank in sorted(order, key=order.__getitem__):
         yield RankFailed(rank, seats[rank].slot, failed[rank])

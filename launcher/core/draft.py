@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from tlaunch.launcher.core.blame import Blame
 from tlaunch.launcher.core.cluster import Cluster
 from tlaunch.launcher.core.plan import Plan, Seat
 from tlaunch.launcher.core.policy import Failure
@@ -39,6 +40,14 @@ class Draft:
     def condemn(self, bad: Mapping[Slot, str]) -> None:
         """Use these slots no more."""
         self._change(replace(self.plan, bad=tuple(({**bad, **dict(self.plan.bad)}).items())))
+
+    def charge(self, blame: Blame, slot: Slot) -> None:
+        """Take note of whose fault a crash on ``slot`` is."""
+        self._change(replace(self.plan, restarts=blame.restarts, faults=blame.faults))
+        if blame.reason is not None:
+            self.reasons.append(blame.reason)
+        if blame.bad is not None:
+            self.condemn({slot: blame.bad})
 
     def advised(self, failure: Failure, pending: Iterable[Failure]) -> Failure:
         """Return the failure with the spare that suits it best, seeing those that are not yet decided as well."""

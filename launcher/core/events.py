@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from signal import Signals
 
+from tlaunch.launcher.core.symptoms import ACCELERATOR, BROKEN, LOST_PEER, alike, place, says
 from tlaunch.topology.explain import ranks as rank_list
 from tlaunch.topology.model import Slot
 
@@ -21,16 +22,13 @@ def named(ranks: Collection[int]) -> str:
     return f"rank{'' if len(ranks) == 1 else 's'} {rank_list(ranks)}"
 
 
-LOST_PEER = (
-    "Connection reset by peer",
-    "Connection closed by peer",
-    "Connection refused",
-    "Broken pipe",
-    "remote process exited",
-    "NCCL communicator was aborted",
-    "ncclRemoteError",
-)
-"""What gloo, NCCL and the TCPStore say when another process has gone."""
+_IN_WORDS = {
+    "SIGABRT": "aborted",
+    "SIGBUS": "bus error",
+    "SIGFPE": "arithmetic error",
+    "SIGILL": "illegal instruction",
+    "SIGSEGV": "segmentation fault",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +36,19 @@ class Exit:
     """How a process ended. ``code`` and ``signal`` both ``None``: it is gone, and nobody could tell how.
 
     ``message`` is the last line of its first traceback, ``traceback`` all of it (from the torchelastic error file, if
-    it wrote one). ``time`` is the wall time in seconds at which it was noticed; it serves only to find which of several
-    failures came first.
+    it wrote one). ``output``: the last lines that it printed. ``host``: the name of the machine. ``time``: when it
+    failed, in seconds on the monotonic clock of that machine, which nobody sets; it serves only to find which of
+    several failures came first. ``ran``: for how many seconds it had run then.
     """
 
     code: int | None = None
     signal: int | None = None
     message: str | None = None
     traceback: str | None = None
+    output: str | None = None
+    host: str = ""
     time: float = 0.0
+    ran: float = 0.0
 
     @property
     def ok(self) -> bool:
@@ -54,8 +56,37 @@ class Exit:
 
     @property
     def lost_peer(self) -> bool:
-        """Whether it says that another process has gone: then it is a victim, whichever of the two ended first."""
-        return self.message is not None and any(words in self.message for words in LOST_PEER)
+        """Whether it says that another process has gone: then it is a victim, whichever of the two ended first.
+
+        One that has left no traceback, for example because a library aborted it, may have said so in its last lines.
+        """
+        return not self.broken and says(LOST_PEER, *self._said)
+
+    @property
+    def broken(self) -> bool:
+        """Whether it says that the GPU is broken."""
+        return says(BROKEN, *self._said)
+
+    @property
+    def bug(self) -> str | None:
+        """What went wrong where in the script, in words that are the same on every try.
+
+        ``None`` when it did not end with an exception, or when the exception may be another process's fault or the
+        hardware's.
+        """
+        where = None if self.traceback is None else place(self.traceback)
+        if self.message is None or where is None or self.lost_peer or says(BROKEN + ACCELERATOR, *self._said):
+            return None
+        return f"{one_line(alike(self.message), 120)} ({one_line(where, 80)})"
+
+    @property
+    def way(self) -> str:
+        """How it failed, in words that are the same on every try."""
+        return self.bug or one_line(alike(self.message) if self.message else self.how, 200)
+
+    @property
+    def _said(self) -> tuple[str | None, ...]:
+        return (self.message, self.output if self.traceback is None else self.traceback)
 
     @property
     def status(self) -> int:
@@ -64,21 +95,23 @@ class Exit:
             return 128 + self.signal
         return 1 if self.code is None else self.code
 
-    def __str__(self) -> str:
+    @property
+    def how(self) -> str:
+        """The exit code or the signal."""
         if self.signal is not None:
-            how = f"killed by {_signal_name(self.signal)}"
-        elif self.code is not None:
-            how = f"exit code {self.code}"
-        else:
-            how = "its process is gone"
-        return f"{how}: {one_line(self.message)}" if self.message else how
+            return f"killed by {_signal_name(self.signal)}"
+        return "its process is gone" if self.code is None else f"exit code {self.code}"
+
+    def __str__(self) -> str:
+        return f"{self.how}: {one_line(self.message)}" if self.message else self.how
 
 
 def _signal_name(number: int) -> str:
     try:
-        return Signals(number).name
+        name = Signals(number).name
     except ValueError:
         return f"signal {number}"
+    return f"{name} ({_IN_WORDS[name]})" if name in _IN_WORDS else name
 
 
 @dataclass(frozen=True, slots=True)

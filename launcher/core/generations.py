@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from tlaunch.launcher.core.cluster import Cluster
 from tlaunch.launcher.core.events import Event, Exit, RankFailed, hardware_failed, one_line
-from tlaunch.launcher.core.plan import Plan, Result, Seat
+from tlaunch.launcher.core.plan import Fault, Plan, Result, Seat
 from tlaunch.topology.mesh import Mesh
 from tlaunch.topology.model import Slot
 
@@ -20,6 +20,9 @@ KEPT_SENTENCES = 200
 KEPT_TRACEBACK = 16_384
 """How many characters of a traceback are kept: its end, where the error is."""
 
+KEPT_OUTPUT = 2_000
+"""How many characters are kept of what the first to fail printed last."""
+
 
 def following(
     plan: Plan | None,
@@ -28,6 +31,7 @@ def following(
     *,
     bad: Mapping[Slot, str],
     restarts: int,
+    faults: tuple[Fault, ...] = (),
     events: Sequence[Event],
     decisions: Iterable[str],
     reasons: Iterable[str],
@@ -41,6 +45,7 @@ def following(
         seats=tuple(Seat(rank, slot, since(before.get(rank), generation)) for rank, slot in sorted(seats.items())),
         bad=tuple((slot, one_line(reason)) for slot, reason in sorted(bad.items())),
         restarts=restarts,
+        faults=faults,
         events=kept(events),
         decisions=_first(decisions),
         reasons=_first(reasons),
@@ -66,6 +71,7 @@ def ending(cluster: Cluster, events: Sequence[Event], result: Result, reasons: I
         seats=(),
         bad=() if plan is None else plan.bad,
         restarts=0 if plan is None else plan.restarts,
+        faults=() if plan is None else plan.faults,
         result=replace(result, reason=one_line(result.reason, 1000), traceback=traceback),
         events=kept(events),
         decisions=(f"end with exit code {result.code}: {one_line(result.reason, 1000)}",),
@@ -83,9 +89,10 @@ def unwritable(plan: Plan, why: str) -> Plan:
 def kept(events: Sequence[Event]) -> tuple[Event, ...]:
     """Return what a plan records of its events: documents are limited in size, and so are the first causes.
 
-    When hardware failed, what its victims said on their way out is left out: the reasons name their ranks.
+    What victims said on their way out is left out: the reasons name their ranks.
     """
     crashes = [] if hardware_failed(events) else [event for event in events if isinstance(event, RankFailed)]
+    crashes = [event for event in crashes if event is crashes[0] or not event.exit.lost_peer]
     recorded = {event.rank: _trimmed(event, first=event is crashes[0]) for event in crashes[:KEPT_CRASHES]}
     return tuple(
         recorded[event.rank] if isinstance(event, RankFailed) else event
@@ -104,4 +111,5 @@ def _trimmed(event: RankFailed, *, first: bool) -> RankFailed:
     ended: Exit = event.exit
     message = None if ended.message is None else one_line(ended.message)
     traceback = ended.traceback[-KEPT_TRACEBACK:] if first and ended.traceback is not None else None
-    return replace(event, exit=replace(ended, message=message, traceback=traceback))
+    output = ended.output[-KEPT_OUTPUT:] if first and ended.output is not None else None
+    return replace(event, exit=replace(ended, message=message, traceback=traceback, output=output))

@@ -36,10 +36,10 @@ def violations(cluster: Cluster, plan: Plan) -> Iterator[str]:
     yield from _seats(cluster, plan)
     if before is None:
         return
-    if not before.restarts <= plan.restarts <= before.restarts + 1:
-        yield f"restarts go from {before.restarts} to {plan.restarts}"
     if not dict(before.bad).keys() <= dict(plan.bad).keys():
         yield "a bad slot is forgotten"
+    if not _fewest_restarts(before, plan) <= plan.restarts <= _most_restarts(before, cluster.spec.max_restarts):
+        yield f"restarts go from {before.restarts} to {plan.restarts}"
     if plan.mesh == before.mesh:
         yield from _moves(cluster, before, plan)
     else:
@@ -59,6 +59,17 @@ def _seats(cluster: Cluster, plan: Plan) -> Iterator[str]:
             yield f"rank {seat.rank} is on {seat.slot}, which cannot be used"
         if not 1 <= seat.since <= plan.generation:
             yield f"rank {seat.rank} starts in generation {seat.since}"
+
+
+def _fewest_restarts(before: Plan, plan: Plan) -> int:
+    """What was counted because of a slot is forgiven when the slot is used no more."""
+    given_up = dict(plan.bad).keys() - dict(before.bad).keys()
+    return before.restarts - sum(fault.counted and fault.slot in given_up for fault in before.faults)
+
+
+def _most_restarts(before: Plan, limit: int) -> int:
+    """One more, and what was forgiven when it turns out to be the script's after all."""
+    return min(limit, before.restarts + 1 + sum(not fault.counted for fault in before.faults))
 
 
 def _moves(cluster: Cluster, before: Plan, plan: Plan) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 from tlaunch.launcher.core.events import Event
 from tlaunch.topology.mesh import Mesh
@@ -32,12 +33,33 @@ class Result:
     traceback: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A crash that was the first cause of a generation's end, as far as later plans have to know of it.
+
+    ``way``: how the process failed, in words that are the same on every try. ``ran``: for how many seconds it had run.
+    ``blamed``: it counts as a failure of the job's own code, or its slot is taken for bad hardware; and *after all* it
+    was the script, when the same happened elsewhere after that.
+    """
+
+    rank: int
+    slot: Slot
+    way: str
+    ran: float
+    blamed: Literal["script", "slot", "script after all"] = "script"
+
+    @property
+    def counted(self) -> bool:
+        return self.blamed != "slot"
+
+
 @dataclass(frozen=True)
 class Plan:
     """One generation: ``seats`` sorted by rank, 0 .. world_size-1. A plan with a ``result`` ends the job and has none.
 
     ``bad`` are the slots that are not used any more, with the reason; ``restarts`` counts failures of the job's own
-    code. ``events`` led to this plan; ``decisions`` says what was decided, a sentence each, and ``reasons`` why.
+    code, and ``faults`` are the latest of them and those that slots were blamed for, oldest first. ``events`` led to
+    this plan; ``decisions`` says what was decided, a sentence each, and ``reasons`` why.
     """
 
     generation: int
@@ -45,6 +67,7 @@ class Plan:
     seats: tuple[Seat, ...]
     bad: tuple[tuple[Slot, str], ...] = ()
     restarts: int = 0
+    faults: tuple[Fault, ...] = ()
     result: Result | None = None
     events: tuple[Event, ...] = ()
     decisions: tuple[str, ...] = ()

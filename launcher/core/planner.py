@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from tlaunch.launcher.core.blame import judge
 from tlaunch.launcher.core.cluster import Cluster
 from tlaunch.launcher.core.decisions import Decision, Restart, Shrink, Stop, Swap, Wait
 from tlaunch.launcher.core.draft import Draft
@@ -86,22 +87,27 @@ def _recover(cluster: Cluster, events: Sequence[Event], policy: Policy) -> Outco
     # When hardware fails, processes on healthy slots fail with it: their peers are gone. That is not their fault.
     crash = None if hardware or not crashes else crashes[0]
     _tell_consequences(draft, crashes, crash)
-    failures = tuple(_failures(draft.cluster, events, crash))
+    blame = None if crash is None else judge(draft.cluster, crash)
+    if crash is not None and blame is not None:
+        draft.charge(blame, crash.slot)
+    counted = blame is not None and blame.bad is None
+    failures = tuple(_failures(draft.cluster, events, crash if counted else None, 1 if blame is None else blame.tries))
+    traceback = None if crash is None else crash.exit.traceback
     for index, failure in enumerate(failures):
         decision = _settle(draft, failure, failures[index + 1 :], policy)
         if isinstance(decision, Wait):
             first = cluster.now if cluster.waiting_since is None else cluster.waiting_since
             return Outcome(None, first + decision.seconds, (*draft.reasons, str(decision)))
         if isinstance(decision, Stop):
-            traceback = None if failure.exit is None else failure.exit.traceback
             return _stop(draft, events, Result(decision.code, decision.reason, traceback))
     if draft.given_up:
         left = draft.shrink()
         if draft.given_up:
             limit = cluster.spec.min_world
-            return _stop(draft, events, Result(1, f"{left} ranks are left, --min-world is {limit}: {failures[0]}"))
+            why = f"{left} ranks are left, --min-world is {limit}: {failures[0]}"
+            return _stop(draft, events, Result(1, why, traceback))
     draft.drain()
-    return Outcome(_sealed(draft, events, restarts=draft.plan.restarts + (crash is not None)))
+    return Outcome(_sealed(draft, events, restarts=draft.plan.restarts + counted))
 
 
 def _drain(draft: Draft, events: Sequence[Event]) -> Outcome:
@@ -123,6 +129,7 @@ def _sealed(draft: Draft, events: Sequence[Event], restarts: int) -> Plan:
         {seat.rank: seat.slot for seat in before.seats},
         bad=dict(before.bad),
         restarts=restarts,
+        faults=before.faults,
         events=events,
         decisions=(*draft.settled.values(), *draft.decisions),
         reasons=draft.reasons,
@@ -145,11 +152,11 @@ def _overdue(cluster: Cluster) -> str:
     return f"its agent has not applied generation {generation} within {cluster.spec.ack_timeout:g} s"
 
 
-def _failures(cluster: Cluster, events: Sequence[Event], crash: RankFailed | None) -> Iterator[Failure]:
+def _failures(cluster: Cluster, events: Sequence[Event], crash: RankFailed | None, tries: int) -> Iterator[Failure]:
     """Yield what a policy has to decide about, first causes first."""
     assert cluster.plan is not None
     if crash is not None:
-        yield Failure("crash", crash.rank, crash.slot, str(crash.exit), crash.exit)
+        yield Failure("crash", crash.rank, crash.slot, str(crash.exit), crash.exit, tries=tries)
     slots = {rank: cluster.plan.seats[rank].slot for rank in cluster.displaced}
     nodes = [event for event in events if isinstance(event, NodeLost | AckOverdue)]
     for event in nodes:
@@ -204,6 +211,9 @@ def _said(decision: object) -> str:
 
 def _tell_consequences(draft: Draft, crashes: Sequence[RankFailed], crash: RankFailed | None) -> None:
     others = [event.rank for event in crashes if event is not crash]
+    done = [rank for rank, ended in draft.cluster.exits.items() if ended.ok]
+    if done and crash is not None and crash.exit.lost_peer:
+        draft.reasons.append(f"{named(done)} had ended with exit code 0 while others went on")
     if others:
         cause = "the hardware" if crash is None else f"rank {crash.rank}"
         draft.reasons.append(f"{named(others)} failed as a consequence of {cause}; that is not counted")

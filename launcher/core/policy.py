@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from tlaunch.launcher.core.blame import TRIES, tally
 from tlaunch.launcher.core.cluster import Cluster
 from tlaunch.launcher.core.decisions import Decision, Restart, Shrink, Stop, Swap
 from tlaunch.launcher.core.events import Exit, one_line
+from tlaunch.topology.explain import count
 from tlaunch.topology.model import Slot
 
 
@@ -18,6 +20,7 @@ class Failure:
     ``kind``: its process ended on a healthy slot (``crash``, with ``exit``), its slot is bad (``slot``), or its node is
     lost or does not respond (``node``). ``spare``: the spare that suits it best when all ranks that need one are looked
     at together (those of one node stay on one node where possible); ``None`` when the swap scope has none for it.
+    ``tries``: how many tries in a row, this one included, have ended with the same exception at the same place.
     """
 
     kind: Literal["crash", "slot", "node"]
@@ -26,6 +29,7 @@ class Failure:
     reason: str
     exit: Exit | None = None
     spare: Slot | None = None
+    tries: int = 1
 
     def __str__(self) -> str:
         what = {"crash": "failed", "slot": "lost its slot", "node": "lost its node"}[self.kind]
@@ -55,9 +59,22 @@ class Policy:
         return Shrink()
 
     def on_crash(self, failure: Failure, cluster: Cluster) -> Decision:
-        """Decide about a process that ended on a healthy slot: restart it as often as the job allows."""
-        limit = cluster.spec.max_restarts
+        """Decide about a process that ended on a healthy slot: restart it as often as the job allows.
+
+        Not when every try fails with the same exception at the same place: that is the script's, and stays.
+        """
+        code = 1 if failure.exit is None else failure.exit.status
+        if failure.tries >= TRIES:
+            where = "" if failure.exit is None or failure.exit.bug is None else f": {failure.exit.bug}"
+            return Stop(
+                f"{failure}; {failure.tries} tries in a row ended alike, so the fault is the script's{where}", code
+            )
+        limit, faults = cluster.spec.max_restarts, () if cluster.plan is None else cluster.plan.faults
         if cluster.plan is not None and cluster.plan.restarts < limit:
             return Restart(failure.rank)
-        code = 1 if failure.exit is None else failure.exit.status
-        return Stop(f"{failure}; --max-restarts {limit} reached", code)
+        counted = 1 if cluster.plan is None else cluster.plan.restarts + 1
+        return Stop(
+            f"{failure}; --max-restarts {limit} reached: {count(counted, 'failure')} of the job's own code counted "
+            f"({tally(faults)}), replaced hardware not; to forgive more, raise --max-restarts",
+            code,
+        )

@@ -18,27 +18,27 @@ def registration(address: str, incarnation: str = "abc", node: str = "node-00") 
 async def test_a_living_agent_answers() -> None:
     listener = Listener("abc")
     address = await listener.open("127.0.0.1")
-    assert await probe(registration(address), 5) is Verdict.ALIVE
+    assert (await probe(registration(address), 5)).verdict is Verdict.ALIVE
     await listener.close()
 
 
 async def test_another_incarnation_means_that_the_asked_one_is_gone() -> None:
     listener = Listener("new")
     address = await listener.open("127.0.0.1")
-    assert await probe(registration(address, "old"), 5) is Verdict.GONE
+    assert (await probe(registration(address, "old"), 5)).verdict is Verdict.GONE
     await listener.close()
 
 
 async def test_a_refused_connection_means_gone_at_once() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    assert await probe(registration(f"127.0.0.1:{port}"), 60) is Verdict.GONE
+    assert (await probe(registration(f"127.0.0.1:{port}"), 60)).verdict is Verdict.GONE
 
 
 async def test_a_stopped_agent_is_silent() -> None:
     with socket.create_server(("127.0.0.1", 0)) as stopped:  # accepts nothing, as a stopped process does
         address = f"127.0.0.1:{stopped.getsockname()[1]}"
-        assert await probe(registration(address), 0.05) is Verdict.SILENT
+        assert (await probe(registration(address), 0.05)).verdict is Verdict.SILENT
 
 
 async def test_many_are_asked_at_once() -> None:
@@ -47,7 +47,11 @@ async def test_many_are_asked_at_once() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         closed = f"127.0.0.1:{taken.getsockname()[1]}"
     asked = [registration(address, node="a"), registration(closed, node="b"), registration("nonsense", node="c")]
-    assert await probe_all(asked, 5) == {"a": Verdict.ALIVE, "b": Verdict.GONE, "c": Verdict.SILENT}
+    assert {name: answer.verdict for name, answer in (await probe_all(asked, 5)).items()} == {
+        "a": Verdict.ALIVE,
+        "b": Verdict.GONE,
+        "c": Verdict.SILENT,
+    }
     await listener.close()
 
 
@@ -66,7 +70,7 @@ async def test_no_more_than_so_many_are_asked_at_once() -> None:
     server = await asyncio.start_server(greet, "127.0.0.1", 0)
     address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
     asked = [registration(address, node=f"node-{index}") for index in range(20)]
-    assert set((await probe_all(asked, 10, at_once=3)).values()) == {Verdict.ALIVE}
+    assert {answer.verdict for answer in (await probe_all(asked, 10, at_once=3)).values()} == {Verdict.ALIVE}
     assert most == 3
     server.close()
     await server.wait_closed()
@@ -77,5 +81,5 @@ async def test_many_silent_agents_take_no_longer_than_one() -> None:
         address = f"127.0.0.1:{stopped.getsockname()[1]}"
         asked = [registration(address, node=f"node-{index}") for index in range(20)]
         start = time.monotonic()
-        assert set((await probe_all(asked, 0.2, at_once=2)).values()) == {Verdict.SILENT}
+        assert {answer.verdict for answer in (await probe_all(asked, 0.2, at_once=2)).values()} == {Verdict.SILENT}
         assert time.monotonic() - start < 1.5, "ten rounds would take 2 s"

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from tlaunch.launcher.control.endings import LONGEST_MESSAGE, LONGEST_TRACEBACK
 from tlaunch.launcher.control.output import Output
 from tlaunch.launcher.control.program import Program
 from tlaunch.launcher.control.records import Rendezvous
-from tlaunch.launcher.control.slots import LONGEST_MESSAGE, LONGEST_TRACEBACK, Slots
+from tlaunch.launcher.control.slots import Slots
 from tlaunch.launcher.control.timing import Timing
 from tlaunch.launcher.control.zygotes import ZygoteSource, base_environment
 from tlaunch.launcher.core.assign import AssignedSeat, Assignment, Generation

@@ -80,13 +80,23 @@ def test_a_document_is_what_people_would_write() -> None:
         "seats": [{"rank": 0, "slot": "node-03/gpu-2", "since": 2}],
         "bad": [],
         "restarts": 0,
+        "faults": [],
         "result": None,
         "events": [
             {
                 "kind": "RankFailed",
                 "rank": 0,
                 "slot": "node-03/gpu-2",
-                "exit": {"code": None, "signal": 9, "message": None, "traceback": None, "time": 1.5},
+                "exit": {
+                    "code": None,
+                    "signal": 9,
+                    "message": None,
+                    "traceback": None,
+                    "output": None,
+                    "host": "",
+                    "time": 1.5,
+                    "ran": 0.0,
+                },
             }
         ],
         "decisions": [],
@@ -95,7 +105,7 @@ def test_a_document_is_what_people_would_write() -> None:
 
 
 REPORT = '{"kind":"Report","generation":3,"exits":{"5":%s},"bad":{}}'
-EXIT = '{"code":1,"signal":null,"message":null,"traceback":null,"time":0}'
+EXIT = '{"code":1,"signal":null,"message":null,"traceback":null,"output":null,"host":"","time":0,"ran":1}'
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,7 @@ def test_a_good_plan_passes(world: World) -> None:
             "rank 0 starts in generation 3",
         ),
         (lambda plan: replace(plan, restarts=2), "restarts go from 0 to 2"),
+        (lambda plan: replace(plan, restarts=4, faults=()), "restarts go from 0 to 4"),
         (lambda plan: replace(plan, restarts=-1), "restarts go from 0 to -1"),
         (lambda plan: seated(plan, 5, Slot("r1-n2", 0)), "rank 5 leaves r1-n0/gpu-1 without need"),
         (

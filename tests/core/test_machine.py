@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tests.core.world import World
 from tlaunch.launcher.core.assign import Assignment, assignments
+from tlaunch.launcher.core.blame import TRIES
 from tlaunch.launcher.core.cluster import Cluster
 from tlaunch.launcher.core.codec import decode, encode
 from tlaunch.launcher.core.decisions import Decision, Restart, Shrink, Stop, Swap, Wait
@@ -27,6 +28,18 @@ from tlaunch.launcher.core.policy import Failure, Policy
 from tlaunch.launcher.core.spec import JobSpec
 from tlaunch.topology.mesh import Mesh
 from tlaunch.topology.model import REACH, Machine, Node, Scope, Slot, distance
+
+TRACE = 'Traceback (most recent call last):\n  File "train.py", line 7, in main\n'
+EXITS = (
+    Exit(code=0),
+    Exit(signal=9, time=1.0, ran=5.0),
+    Exit(code=1, time=1.0, ran=700.0),
+    Exit(code=3, message="ValueError: step 3", traceback=TRACE, time=1.0, ran=5.0),
+    Exit(code=1, message="E: CUDA error: device-side assert triggered", traceback=TRACE, time=1.0, ran=5.0),
+    Exit(code=1, message="E: uncorrectable ECC error encountered", traceback=TRACE, time=1.0, ran=5.0),
+    Exit(code=1, message="E: Connection closed by peer", traceback=TRACE, time=1.0, ran=5.0),
+)
+"""Every kind of end that is dealt with in a way of its own."""
 
 SCOPES: tuple[Scope, ...] = ("node", "domain", "rack", "any")
 
@@ -118,15 +131,42 @@ class AnyJob(RuleBasedStateMachine):
 
     # --- what happens ------------------------------------------------------------------------------------------------
 
-    @rule(data=st.data(), ok=st.booleans(), signal=st.booleans(), others=st.booleans())
+    @rule(data=st.data(), ended=st.sampled_from(EXITS), others=st.booleans())
     @precondition(lambda self: self.running)
-    def process_ends(self, data: st.DataObject, *, ok: bool, signal: bool, others: bool) -> None:
+    def process_ends(self, data: st.DataObject, ended: Exit, *, others: bool) -> None:
         rank = data.draw(st.sampled_from(range(self.world.plan.world_size)))
-        if not ok and others:
+        if not ended.ok and others:
             self.world.crash_all(rank)
-        else:
-            failed = Exit(signal=9, time=1.0) if signal else Exit(code=1, time=1.0)
-            self.world.ended(rank, Exit(code=0) if ok else failed)
+        self.world.ended(rank, ended)
+
+    @rule(data=st.data(), ended=st.sampled_from([ended for ended in EXITS if not ended.ok]), draws=policies)
+    @precondition(lambda self: self.running)
+    def fails_again_and_again(self, data: st.DataObject, ended: Exit, draws: tuple[int, ...]) -> None:
+        rank = data.draw(st.sampled_from(range(self.world.plan.world_size)))
+        for _ in range(TRIES):
+            if self.running and rank < self.world.plan.world_size:
+                self.process_ends_now(rank, ended, draws)
+
+    def process_ends_now(self, rank: int, ended: Exit, draws: tuple[int, ...]) -> None:
+        self.world.crash_all(rank)
+        self.world.ended(rank, ended)
+        self.look(draws)
+        self.world.ack()
+
+    @rule(data=st.data(), ended=st.sampled_from(EXITS), draws=policies)
+    @precondition(lambda self: self.running and self.world.cluster.alive)
+    def two_at_once(self, data: st.DataObject, ended: Exit, draws: tuple[int, ...]) -> None:
+        """A rank and another rank, or a node, or the slot of another one, before anybody looks."""
+        rank, other = (data.draw(st.sampled_from(range(self.world.plan.world_size))) for _ in range(2))
+        self.world.ended(rank, ended)
+        match data.draw(st.sampled_from(["rank", "node", "slot"])):
+            case "rank":
+                self.world.crash(other)
+            case "node":
+                self.world.lose(self.world.seats()[other].node)
+            case "slot":
+                self.world.fail(self.world.seats()[other])
+        self.look(draws)
 
     @rule(data=st.data())
     @precondition(lambda self: self.running)
@@ -257,7 +297,9 @@ def check_next(before: Cluster, plan: Plan) -> None:
     if last is None:
         assert plan.mesh == spec.mesh
         return
-    assert last.restarts <= plan.restarts <= min(last.restarts + 1, spec.max_restarts)
+    assert 0 <= plan.restarts <= spec.max_restarts
+    if len(plan.bad) == len(last.bad):
+        assert plan.restarts >= last.restarts, "only a slot that is given up makes up for failures"
     assert set(last.bad) <= set(plan.bad)
     if plan.mesh == last.mesh:
         check_moves(before, last, plan)

@@ -103,13 +103,17 @@ def test_ranks_that_fail_because_another_failed_are_not_counted(world: World) ->
 
 
 def test_restarts_are_limited_and_the_first_failure_is_named(world: World) -> None:
-    for _ in range(3):
-        world.crash_all(first=5)
+    for rank in (5, 2, 7):
+        world.crash_all(first=rank)
         recovered(world)
     world.ended(5, Exit(code=3, message="ValueError: bad\nbatch", traceback="Traceback ...", time=0.5))
     world.look()
     assert world.result == Result(
-        3, "rank 5 on r1-n0/gpu-1 failed: exit code 3: ValueError: bad batch; --max-restarts 3 reached", "Traceback ..."
+        3,
+        "rank 5 on r1-n0/gpu-1 failed: exit code 3: ValueError: bad batch; --max-restarts 3 reached: 4 failures of the "
+        "job's own code counted (rank 2: 1, rank 5: 2, rank 7: 1), replaced hardware not; to forgive more, raise "
+        "--max-restarts",
+        "Traceback ...",
     )
     assert world.plan.seats == ()
     assert world.plan.generation == 5

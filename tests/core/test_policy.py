@@ -184,7 +184,10 @@ def test_no_policy_restarts_more_often_than_the_user_allows(
     world.look()
     world.crash(0)
     world.look()
-    assert world.result.reason.endswith("exit code 1: RuntimeError: boom; --max-restarts 1 reached")
+    assert world.result.reason.endswith(
+        "exit code 1: RuntimeError: boom; --max-restarts 1 reached: 2 failures of the job's own code counted "
+        "(rank 0: 2), replaced hardware not; to forgive more, raise --max-restarts"
+    )
     assert "is refused: --max-restarts 1 reached" in world.plan.reasons[0]
 
 
