@@ -18,6 +18,7 @@ from tlaunch.launcher.core.events import Exit
 from tlaunch.launcher.core.plan import Plan
 from tlaunch.launcher.core.policy import Failure, Policy
 from tlaunch.topology.mesh import Mesh
+from tlaunch.topology.model import Node, Slot
 
 SEGV = Exit(signal=11, time=1.0, ran=5.0)
 
@@ -158,11 +159,13 @@ def test_a_slot_that_kills_whoever_lands_on_it() -> None:
     bad = world.seats()[1]
     fail(world, 1, SEGV)
     assert world.seats()[1] != bad
-    world.fail(world.seats()[0])
+    for slot in {*world.cluster.spares, world.seats()[0]} - {bad}:
+        world.fail(slot)
     recovered(world)
-    assert world.seats()[0] == bad, "the nearest spare"
+    assert world.seats()[0] == bad, "the last spare"
+    world.join(Node("r0-n9", 1, domain="d0", rack="r0"))
     plan = fail(world, 0, Exit(signal=6, ran=1.0))
-    assert world.seats()[0] != bad
+    assert world.seats()[0] == Slot("r0-n9", 0)
     assert dict(plan.bad)[bad] == "ranks 0, 1 failed there one after the other, last killed by SIGABRT (aborted)"
     assert plan.restarts == 0
 

@@ -8,14 +8,14 @@ from tlaunch.launcher.core.events import Exit
 from tlaunch.launcher.core.symptoms import alike, place
 
 SCRIPT = """Traceback (most recent call last):
-  File "/home/me/train.py", line 70, in <module>
+  File "/home/user/train.py", line 70, in <module>
     main()
-  File "/home/me/train.py", line 62, in main
+  File "/home/user/train.py", line 62, in main
     loss = model(batch)
            ^^^^^^^^^^^^
   File "/opt/venv/lib/python3.11/site-packages/torch/nn/modules/module.py", line 1779, in _call_impl
     return forward_call(*args, **kwargs)
-  File "/home/me/model.py", line 12, in forward
+  File "/home/user/model.py", line 12, in forward
     return torch.cat(parts)
   File "/opt/venv/lib/python3.11/site-packages/torch/functional.py", line 3, in cat
     raise RuntimeError("Sizes of tensors must match")
