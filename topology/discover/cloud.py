@@ -10,6 +10,7 @@ from tlaunch.topology.description import MAX_NODES
 from tlaunch.topology.discover import labels
 from tlaunch.topology.discover.document import parse_json
 from tlaunch.topology.discover.report import Coordinates, Report, checked_name, fail
+from tlaunch.topology.yamltree import shown
 
 _KNOWN = (
     "Kubernetes nodes (kubectl get nodes -o json), labels, AWS DescribeInstanceTopology, "
@@ -33,13 +34,14 @@ def parse(origin: str, text: str, node: str) -> Metadata:
     """
     items = _objects(origin, parse_json(origin, text))
     first = items[0]
-    if _has(first, "kind"):
-        return _kubernetes(origin, items)
     if _has(first, "Instances"):
         found = (_aws(origin, instance) for instance in _instances(origin, items))
         return Metadata((Report("aws", origin, _by_name(origin, found)),))
-    if _has(first, "resourceStatus") or _has(first, "physicalHostTopology"):
-        return Metadata((Report("gcp", origin, _by_name(origin, (_gcp(origin, item, node) for item in items))),))
+    if str(first.get("kind", "")).startswith("compute#") or "physicalHostTopology" in first:
+        found = (_gcp(origin, instance, node) for instance in _listed(origin, items))
+        return Metadata((Report("gcp", origin, _by_name(origin, found)),))
+    if _has(first, "kind"):
+        return _kubernetes(origin, items)
     if len(items) > 1 or not first:
         _refuse(origin)
     if _has(first, "rdmaTopologyData") or _has(first, "customerLocalBlock"):
@@ -65,21 +67,27 @@ def _kubernetes(origin: str, items: list[dict[str, Any]]) -> Metadata:
     """Read nodes: a list of them as kubectl prints it, or one."""
     nodes: dict[str, Mapping[str, str]] = {}
     instances: dict[str, str] = {}
-    for item in items:
-        for node in _member(origin, item, "items", list) if _has(item, "items") else [item]:
-            if not _is_object(node) or node.get("kind", "Node") != "Node":
-                fail(origin, None, "kind", f"expected Node, got {str(node)[:60]!r}")
-            metadata = _member(origin, node, "metadata", dict)
-            name = checked_name(origin, None, "metadata.name", metadata.get("name"))
-            if name in nodes:
-                fail(origin, name, "metadata.name", "stands twice; expected every node once")
-            nodes[name] = _labels(origin, name, metadata.get("labels") or {})
-            provider = node.get("spec", {}).get("providerID") if _is_object(node.get("spec", {})) else None
-            if isinstance(provider, str):
-                instances[provider.rpartition("/")[2]] = name
+    for node in _listed(origin, items):
+        if node.get("kind", "Node") != "Node":
+            fail(origin, None, "kind", f"expected Node, got {shown(str(node['kind']))}")
+        metadata = _member(origin, node, "metadata", dict)
+        name = checked_name(origin, None, "metadata.name", metadata.get("name"))
+        if name in nodes:
+            fail(origin, name, "metadata.name", "stands twice; expected every node once")
+        nodes[name] = _labels(origin, name, metadata.get("labels") or {})
+        spec = node.get("spec")
+        if _is_object(spec) and isinstance(spec.get("providerID"), str):
+            instances[spec["providerID"].rpartition("/")[2]] = name
     if len(nodes) > MAX_NODES:
         fail(origin, None, "items", f"more than {MAX_NODES} nodes; expected fewer")
     return Metadata(labels.reports(origin, nodes), instances)
+
+
+def _listed(origin: str, items: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the objects themselves, those of lists (``{"items": [...]}``) one by one."""
+    for item in items:
+        listed = _member(origin, item, "items", list) if "items" in item else [item]
+        yield from _objects(origin, listed) if listed else []
 
 
 def _labels(origin: str, node: str, found: object) -> Mapping[str, str]:
@@ -104,8 +112,8 @@ def _aws(origin: str, instance: dict[str, Any]) -> tuple[str, Coordinates]:
     if not isinstance(above, list):
         fail(origin, name, "NetworkNodes", "expected a list of names, from the top down")
     switches = [checked_name(origin, name, "NetworkNodes", switch) for switch in above]
-    block = _get(instance, "CapacityBlockId")
-    domain = checked_name(origin, name, "CapacityBlockId", block) if block is not None else None
+    block = _get(instance, "CapacityBlockId") or None
+    domain = None if block is None else checked_name(origin, name, "CapacityBlockId", block)
     rack, pod = (switches[-1] if switches else None), (switches[-2] if len(switches) > 1 else None)
     return name, Coordinates(pod, rack, domain)
 
@@ -142,7 +150,8 @@ def _by_name(origin: str, found: Iterator[tuple[str, Coordinates]]) -> dict[str,
 
 
 def _optional(origin: str, node: str, place: dict[str, Any], key: str) -> str | None:
-    return checked_name(origin, node, key, place[key]) if place.get(key) not in {None, ""} else None
+    value = place.get(key) or None
+    return None if value is None else checked_name(origin, node, key, value)
 
 
 def _member(origin: str, item: dict[str, Any], key: str, kind: type[Any]) -> Any:  # noqa: ANN401

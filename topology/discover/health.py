@@ -164,8 +164,8 @@ def _recovery(pynvml: Any, device: Any) -> str | None:  # noqa: ANN401
 
 
 def _memory(pynvml: Any, device: Any, uncorrected: int | None) -> str | None:  # noqa: ANN401
-    rows = unless(None, pynvml.nvmlDeviceGetRemappedRows, device)
-    if rows is None:  # a GPU that cannot replace rows
+    rows: tuple[int, ...] = unless((), pynvml.nvmlDeviceGetRemappedRows, device)
+    if not rows:  # a GPU that cannot replace rows
         return f"{uncorrected} memory errors that ECC could not correct" if uncorrected else None
     _, _, pending, failed = rows
     if failed:

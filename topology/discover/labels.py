@@ -110,7 +110,8 @@ def _places(labels: Mapping[str, str]) -> Iterable[tuple[str, Above, str, str]]:
             yield source, level, key, labels[key]
     layers = sorted((key for key in labels if _LAYER.fullmatch(key) and labels[key]), reverse=True)
     # How many layers there are depends on the instance type: 1 is the top, the last is next to the instance.
-    yield from (("eks", level, key, labels[key]) for level, key in zip(_LOWEST, layers, strict=False))
+    for level, key in zip(_LOWEST, layers, strict=False):
+        yield "eks", level, key, labels[key]
 
 
 def _unknown(labels: Mapping[str, str]) -> list[str]:
