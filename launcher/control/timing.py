@@ -25,7 +25,7 @@ class Timing:
     """
 
     lease: float = 4.0
-    gap: float = 2.0
+    gap: float = 2.5
     request: float = 2.0
     probe: float = 1.0
     retry: float = 0.2

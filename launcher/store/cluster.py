@@ -24,13 +24,14 @@ if TYPE_CHECKING:
     from tlaunch.launcher.store.tls import Pem
 
 _RESOLVE_AGAIN_AFTER = 5.0
+_LONGEST_PATIENCE = 4.0
 
 
 class Member:
     """One address of the cluster.
 
-    ``proven`` is when the latest request was sent that it has answered, and ``term`` counts the cluster's leaders as of
-    that answer.
+    ``proven`` is when the latest request was sent that it has answered, ``pace`` how many seconds an answer took last,
+    and ``term`` counts the cluster's leaders as of an answer.
     """
 
     def __init__(self, host: str, target: str, pem: Pem | None) -> None:
@@ -38,6 +39,7 @@ class Member:
         self.host = host
         self.target = target
         self.proven = float("-inf")
+        self.pace = 0.0
         self.term = 0
         self._channel = open_channel(target, name, (pem.ca, pem.key, pem.cert) if pem else None)
         self.kv: Any = pb.KVStub(self._channel)
@@ -46,6 +48,15 @@ class Member:
         self.cluster: Any = pb.ClusterStub(self._channel)
         self.auth: Any = pb.AuthStub(self._channel)
         self.maintenance: Any = pb.MaintenanceStub(self._channel)
+
+    def answered(self, asked: float) -> None:
+        """Note that a request sent at ``asked`` has just been answered."""
+        self.proven = max(self.proven, asked)
+        self.pace = time.monotonic() - asked
+
+    def patience(self, least: float) -> float:
+        """Return how long to wait for an answer: ``least``, or more where answers come slowly but do come."""
+        return max(least, min(3 * self.pace, _LONGEST_PATIENCE))
 
     async def close(self) -> None:
         """Close the channel; calls under way are cancelled."""

@@ -33,12 +33,16 @@ from tlaunch.launcher.store.watch import Patience, watch
 _FIRST_TRY = 0.5
 
 
-async def connect(endpoints: Endpoints, *, timeout: float = 5.0, patience: Patience | None = None) -> EtcdStore:
+async def connect(
+    endpoints: Endpoints, *, timeout: float = 10.0, request: float = 5.0, patience: Patience | None = None
+) -> EtcdStore:
     """Connect to a cluster and make sure that it answers and lets us in.
 
     Args:
         endpoints: where it is and who we are.
-        timeout: seconds until there has to be an answer; also the default for each request of the store.
+        timeout: seconds until there has to be an answer. That is more than a request takes: connections have to be
+            made, and nobody knows yet how quick the members are.
+        request: the default deadline of each request of the store, in seconds.
         patience: how soon a silent watch is given up.
 
     Raises:
@@ -49,7 +53,7 @@ async def connect(endpoints: Endpoints, *, timeout: float = 5.0, patience: Patie
     """
     deadline = time.monotonic() + timeout
     session = Session(Cluster(endpoints, tls.read(endpoints)))
-    store = EtcdStore(session, timeout=timeout, patience=patience or Patience())
+    store = EtcdStore(session, timeout=request, patience=patience or Patience())
     try:
         await session.cluster.resolve(timeout)
         with contextlib.suppress(StoreUnavailable):
@@ -167,7 +171,9 @@ class EtcdStore:
         return watch(self._session, prefix, revision, self._patience)
 
     async def close(self) -> None:
-        await asyncio.gather(*(lease.stop() for lease in self._leases))
+        # Forgotten, too: what one was interrupted in holds on to the member that it was asking.
+        leases, self._leases = self._leases, []
+        await asyncio.gather(*(lease.stop() for lease in leases))
         await self._session.close()
 
     async def _range(self, what: str, request: Message, timeout: float | None) -> Message:

@@ -21,7 +21,7 @@ _REVOKE_WITHIN = 2.0
 
 
 class EtcdLease:
-    """See the protocol's ``Lease``. Made by ``EtcdStore.lease``; a keepalive is sent every third of the ttl."""
+    """See the protocol's ``Lease``. Made by ``EtcdStore.lease``; a third of the ttl lies between keepalives."""
 
     def __init__(self, session: Session, granted: Message, asked: float) -> None:
         """Start to keep alive the lease that ``granted`` answers to a request sent at ``asked`` (monotonic)."""
@@ -78,8 +78,9 @@ class EtcdLease:
         try:
             async with asyncio.timeout(None) as validity:
                 while True:
-                    validity.reschedule(asyncio.get_running_loop().time() + self._expires - time.monotonic())
-                    await asyncio.sleep(self._ttl / 3)
+                    left = self._expires - time.monotonic()
+                    validity.reschedule(asyncio.get_running_loop().time() + left)
+                    await asyncio.sleep(left - self._ttl * 2 / 3)
                     await self._renew()
         except (TimeoutError, LeaseLost):
             self._lost.set()
@@ -91,11 +92,12 @@ class EtcdLease:
             member = self._session.cluster.first
             asked = time.monotonic()
             try:
-                ttl = await self._ask(member, asked, patience)
+                ttl = await self._ask(member, asked, member.patience(patience))
             except NotDone:
                 self._session.cluster.demote(member)
                 if attempt % len(self._session.cluster) == 0:
                     await asyncio.sleep(_PAUSE)
+                    patience *= 2
                 continue
             if ttl <= 0:
                 raise LeaseLost(f"lease {self._id:x} does not exist any more")
@@ -129,5 +131,5 @@ class EtcdLease:
             call.cancel()
         if not isinstance(response, pb.LeaseKeepAliveResponse):
             raise NotDone("the member ended the stream")
-        member.proven = asked
+        member.answered(asked)
         return int(response.TTL)

@@ -159,7 +159,7 @@ class Session:
                 # It was not this task that was cancelled, but the call, by close().
                 raise StoreUnavailable("this client of the store was closed during a request") from None
             raise
-        member.proven = sent
+        member.answered(sent)
         member.term = response.header.raft_term
         return response
 
@@ -168,7 +168,7 @@ class Session:
 
         ``rounds`` is how often every member has been asked before.
         """
-        patience = sending.left if len(self.cluster) == 1 else min(sending.left, ATTEMPT * 2**rounds)
+        patience = sending.left if len(self.cluster) == 1 else min(sending.left, member.patience(ATTEMPT * 2**rounds))
         if not self._logged_in:
             await self.log_in(member, None, patience)
         if not sending.repeatable:
@@ -203,7 +203,7 @@ class Session:
         answer = asyncio.ensure_future(self.once(member, sending.rpc, sending.message, sending.left))
         try:
             while not answer.done():
-                await asyncio.wait({answer}, timeout=_LOOK_AFTER)
+                await asyncio.wait({answer}, timeout=member.patience(_LOOK_AFTER))
                 if not answer.done() and not await self._stands(member, term) and not answer.done():
                     self.cluster.demote(member)
                     raise StoreUnknown(f"etcd at {member.host} or its leader was lost during the {sending.what}")
@@ -215,7 +215,7 @@ class Session:
     async def _stands(self, member: Member, term: int) -> bool:
         """Whether a member answers, and no other leader has been elected since ``term``."""
         try:
-            await self.once(member, lambda m: m.maintenance.Status, pb.StatusRequest(), ATTEMPT)
+            await self.once(member, lambda m: m.maintenance.Status, pb.StatusRequest(), member.patience(ATTEMPT))
         except RpcError as error:
             # Where there is only one to ask, giving up on a machine that is merely busy would gain nothing.
             result = outcome(error)
@@ -224,7 +224,7 @@ class Session:
 
     async def _prove(self, member: Member, patience: float) -> None:
         """Make sure that a member is alive and has a leader, or raise ``NotDone``."""
-        if time.monotonic() - member.proven < _PROVEN_FOR:
+        if time.monotonic() - member.proven < member.patience(_PROVEN_FOR):
             return
         try:
             await self.once(member, lambda m: m.maintenance.Status, pb.StatusRequest(), patience)

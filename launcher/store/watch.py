@@ -24,7 +24,8 @@ from tlaunch.launcher.store.session import NotDone, Session
 class Patience:
     """When a watch is probed and when it is given up, in seconds.
 
-    A member that stops is noticed after ``silence`` at most: ``probe`` until it is asked, the rest for its answer.
+    A member that stops is noticed after ``silence`` at most: ``probe`` until it is asked, the rest for its answer. It
+    is asked every ``probe`` seconds whatever else it says: only an answer tells since when it has been in reach.
     """
 
     probe: float = 1.0
@@ -75,7 +76,7 @@ class _Stream:
         self._reading: asyncio.Task[Message] | None = None
         self._asked: float | None = None  # when the request was sent that is not answered yet
         self._contact = float("-inf")
-        self._heard = time.monotonic()
+        self._heard = self._due = time.monotonic()
         self._created = False
 
     async def next(self) -> Changes:
@@ -83,10 +84,10 @@ class _Stream:
         if not self._created and self._asked is None:
             await self._ask(pb.WatchRequest(create_request=self._create_request()))
         while True:
-            message = await self._receive()
-            if message is None:
+            if self._asked is None and time.monotonic() >= self._due:
                 await self._ask(_progress_request())
-            elif (changes := self._read(message)) is not None:
+            message = await self._receive()
+            if message is not None and (changes := self._read(message)) is not None:
                 return changes
 
     async def close(self) -> None:
@@ -105,6 +106,7 @@ class _Stream:
 
     async def _ask(self, request: Message) -> None:
         self._asked = time.monotonic()
+        self._due = self._asked + self._patience.probe
         try:
             async with asyncio.timeout(self._patience.silence):
                 await self._call.write(request)
@@ -115,7 +117,7 @@ class _Stream:
         """Wait for a message; ``None`` when it is time to probe. The read goes on: to cancel it would end the call."""
         now = time.monotonic()
         if self._asked is None:
-            until = self._heard + self._patience.probe
+            until = self._due
         else:
             until = max(self._asked, self._heard) + self._patience.silence - self._patience.probe
         reading = self._reading = self._reading or asyncio.ensure_future(self._call.read())
@@ -145,7 +147,7 @@ class _Stream:
         if self._asked is None:
             return None
         self._contact, self._asked = self._asked, None
-        self._member.proven = max(self._member.proven, self._contact)
+        self._member.answered(self._contact)
         # Not the revision that the message names: the changes up to there may be still to come (etcd issue 15220).
         return Changes((), self._revision, self._contact)
 

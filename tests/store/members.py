@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -36,10 +37,11 @@ class Member:
         self.urls = tuple(listen)
         self.host = listen[0].rpartition("/")[2]
         self.peer = peer
+        self._data = folder / name
         self._log = folder / f"{name}.log"
         self._command = [
             str(find_etcd()),
-            *("--name", name, "--data-dir", str(folder / name)),
+            *("--name", name, "--data-dir", str(self._data)),
             *("--listen-client-urls", ",".join(listen), "--advertise-client-urls", ",".join(listen)),
             *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
             *("--unsafe-no-fsync", "--logger", "zap", "--log-level", "error"),
@@ -73,6 +75,11 @@ class Member:
             self._lifeline.close()
             self._process = None
             self._stopped = False
+
+    def lose(self) -> None:
+        """SIGKILL, and its data is gone."""
+        self.kill()
+        shutil.rmtree(self._data)
 
     def stop(self) -> None:
         """SIGSTOP: its sockets stay open, but nobody answers."""
