@@ -91,7 +91,7 @@ def topology_plan(given: PlanOptions) -> int:
     machine = load(_file(given.file)).machine(given.nodes, given.gpus_per_node)
     spares = given.spares or 0
     mesh = mesh_of(given.mesh, machine, spares)
-    _draw(plan(machine, place(machine, mesh, spares), mesh))
+    _draw(plan(machine, place(machine, mesh, spares, strict=given.strict), mesh))
     return 0
 
 

@@ -44,6 +44,8 @@ def _read(flag: Flag, value: Value) -> object:
         if items is None:
             value.fail(f"expected a list such as [--steps, 30], got {value.kind}")
         return tuple(item.text("a word") for item in items)
+    if flag.metavar is None:
+        return value.choice(("true", "false")) == "true"
     word = value.text("one value")
     try:
         return flag.read(word)

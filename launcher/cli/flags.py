@@ -84,9 +84,9 @@ def flag(
     return dataclasses.field(default=None, metadata={_KEY: declared})
 
 
-def switch(name: str, explanation: str, *, panel: str | None = None) -> Any:  # noqa: ANN401  as above
+def switch(name: str, explanation: str, *, panel: str | None = None, in_file: bool = False) -> Any:  # noqa: ANN401  as above
     """Declare a field that is true when its flag is given."""
-    return dataclasses.field(default=False, metadata={_KEY: Flag(name, explanation, panel=panel, in_file=False)})
+    return dataclasses.field(default=False, metadata={_KEY: Flag(name, explanation, panel=panel, in_file=in_file)})
 
 
 def positional(name: str, explanation: str) -> Any:  # noqa: ANN401  as above

@@ -9,11 +9,22 @@ from typing import Literal
 from tlaunch.launcher.cli.flags import choice, flag, positional, rest, switch, whole
 from tlaunch.launcher.store.endpoints import Endpoints
 from tlaunch.topology.model import Scope
+from tlaunch.topology.spares import SpareRequest
 
 MACHINE = "Machine"
 JOB = "Job"
 RECOVERY = "Recovery"
 STORE = "Store"
+
+
+def spare_request(word: str) -> int | SpareRequest:
+    """Read how many slots to keep spare: a plain number where it is one."""
+    request = SpareRequest.read(word)
+    return request.count if request == SpareRequest(request.count) else request
+
+
+SPARES_HELP = "GPUs kept spare: in all, in each rack (or domain, pod), or whole nodes (default: 0)."
+MESH = ("dp=N,tp=N@domain,...", "Parallel dimensions, the last fastest; @LEVEL to stay within (default: dp=all).")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,12 +60,15 @@ class RunOptions(StoreOptions):
     gpus_per_node: int | None = flag(
         "--gpus-per-node", "N", "Ranks that fit on a node (default: its GPUs, else 1).", whole(1), panel=MACHINE
     )
-    spares: int | None = flag("--spares", "N", "GPUs kept spare, in all (default: 0).", whole(0), panel=MACHINE)
+    spares: int | SpareRequest | None = flag(  # noqa: RUF009  as dataclasses.field
+        "--spares", "N|N/rack|Nn", SPARES_HELP, spare_request, panel=MACHINE
+    )
     topology: str | None = flag(
         "--topology", "FILE|NAME", "The machine: a YAML file, or a known one such as nvl72.", panel=MACHINE
     )
-    mesh: str | None = flag(
-        "--mesh", "dp=N,...", "Parallel dimensions, the last varies fastest (default: dp=all).", panel=JOB
+    mesh: str | None = flag("--mesh", *MESH, panel=JOB)
+    strict: bool = switch(
+        "--strict", "Do not start when a level of --mesh or the --spares cannot be had.", panel=JOB, in_file=True
     )
     job_id: str | None = flag("--job-id", "ID", "Name of the job (default: script and a random end).", panel=JOB)
     log_dir: str | None = flag("--log-dir", "DIR", "Where logs go (default: tlaunch-logs/JOB).", panel=JOB)
@@ -98,7 +112,7 @@ class RunOptions(StoreOptions):
         unset = {field.name for field in fields(self) if getattr(self, field.name) is None}
         if self.script is None:
             unset |= {"args", "module"}
-        return replace(self, **{name: getattr(config, name) for name in unset})
+        return replace(self, strict=self.strict or config.strict, **{name: getattr(config, name) for name in unset})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +168,7 @@ class PlanOptions:
     gpus_per_node: int | None = flag(
         "--gpus-per-node", "N", "Ranks for each node (default: as the file says).", whole(1)
     )
-    spares: int | None = flag("--spares", "N", "GPUs kept spare, in all (default: 0).", whole(0))
-    mesh: str | None = flag("--mesh", "dp=N,...", "Parallel dimensions (default: dp=all).")
+    spares: int | SpareRequest | None = flag("--spares", "N|N/rack|Nn", SPARES_HELP, spare_request)  # noqa: RUF009  as above
+    mesh: str | None = flag("--mesh", *MESH)
+    strict: bool = switch("--strict", "Fail when a level of --mesh or the --spares cannot be had.")
     file: str | None = positional("FILE|NAME", "A YAML file, or a known one such as nvl72.")

@@ -14,6 +14,8 @@ from tlaunch.launcher.core.spec import JobSpec
 from tlaunch.launcher.hosts.request import RunRequest
 from tlaunch.topology.mesh import Mesh
 from tlaunch.topology.model import Machine
+from tlaunch.topology.placement import place
+from tlaunch.topology.spares import SpareRequest
 from tlaunch.topology.yamltree import is_name
 
 LOGS = "tlaunch-logs"
@@ -27,7 +29,10 @@ def build(given: RunOptions, env: Mapping[str, str]) -> RunRequest:
     """
     argv = _argv(given)
     machine = machine_of(given.topology, given.nodes, given.gpus_per_node)
-    mesh = mesh_of(given.mesh, machine, given.spares or 0)
+    spares = given.spares or 0
+    mesh = mesh_of(given.mesh, machine, spares)
+    if given.strict:
+        place(machine, mesh, spares, strict=True)
     min_world = given.min_world if given.min_world is not None else mesh.replica_size
     if min_world > mesh.size:
         raise InputError(f"--min-world {min_world}: the job has {mesh.size} ranks; expected at most that many")
@@ -41,7 +46,9 @@ def build(given: RunOptions, env: Mapping[str, str]) -> RunRequest:
     spec = JobSpec(
         job_id=job_id,
         nodes=len(machine.nodes),
-        spares=given.spares or 0,
+        spares=total_of(spares, machine),
+        spread=spares if isinstance(spares, SpareRequest) else None,
+        strict=given.strict,
         mesh=mesh,
         script=argv[0],
         max_restarts=given.max_restarts if given.max_restarts is not None else 3,
@@ -88,21 +95,30 @@ def machine_of(topology: str | None, nodes: int | None, gpus_per_node: int | Non
     return default_machine(nodes or 1, gpus_per_node)
 
 
-def mesh_of(text: str | None, machine: Machine, spares: int) -> Mesh:
+def total_of(spares: int | SpareRequest, machine: Machine) -> int:
+    """Return how many slots are to be spare in all."""
+    return spares if isinstance(spares, int) else spares.total(machine)
+
+
+def mesh_of(text: str | None, machine: Machine, spares: int | SpareRequest) -> Mesh:
     """Return the mesh of a job that leaves ``spares`` slots of a machine free; all ranks along ``dp`` when not given.
+
+    A plain number of spares and the mesh have to account for every slot. Where each region keeps some, or whole nodes
+    are kept, what is left over is spare as well.
 
     Raises:
         InputError: it does not fit; the message says what would.
     """
-    slots = len(machine.slots)
-    world = slots - spares
+    slots, kept = len(machine.slots), total_of(spares, machine)
+    world = slots - kept
     if world < 1:
-        raise InputError(f"--spares {spares}: the machine has {_slots(machine)}; expected at most {slots - 1}")
+        most = f"expected at most {slots - 1}" if isinstance(spares, int) else f"that is {kept}; expected fewer"
+        raise InputError(f"--spares {spares}: the machine has {_slots(machine)}; {most}")
     if text is None:
         return Mesh.flat(world)
     mesh = Mesh.parse(text)
-    if mesh.size != world:
-        left = f"{_slots(machine)} less {spares} spare{'s' * (spares != 1)} leave {world}"
+    if mesh.size > world or (mesh.size < world and isinstance(spares, int)):
+        left = f"{_slots(machine)} less {kept} spare{'s' * (kept != 1)} leave {world}"
         raise InputError(f"--mesh {mesh}: needs {mesh.size} ranks, but {left}; {_what_fits(mesh, world, slots)}")
     return mesh
 

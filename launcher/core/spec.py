@@ -6,13 +6,16 @@ from dataclasses import dataclass
 
 from tlaunch.topology.mesh import Mesh
 from tlaunch.topology.model import Scope
+from tlaunch.topology.spares import SpareRequest
 
 
 @dataclass(frozen=True, slots=True)
 class JobSpec:
     """One launch of one script.
 
-    ``nodes``: how many agents must register before the job starts. ``spares``: slots without a rank. ``max_restarts``:
+    ``nodes``: how many agents must register before the job starts. ``spares``: slots without a rank, in all;
+    ``spread``: where they are kept, if somebody said so. ``strict``: a job that cannot have its spares, or its groups
+    within the levels that the mesh names, does not start. ``max_restarts``:
     how many failures of the job's own code are forgiven. ``swap_scope``: how far a rank may move. ``min_world``: the
     fewest ranks that the job may shrink to. ``start_timeout``: seconds until all nodes must have registered.
     ``ack_timeout``: seconds an agent has to apply a plan before its node counts as failed. ``script`` is for people to
@@ -29,6 +32,8 @@ class JobSpec:
     min_world: int = 1
     start_timeout: float = 300.0
     ack_timeout: float = 60.0
+    spread: SpareRequest | None = None
+    strict: bool = False
 
     @property
     def world_size(self) -> int:

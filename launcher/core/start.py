@@ -10,6 +10,7 @@ from tlaunch.launcher.core.events import Event, NodesReady, StartOverdue
 from tlaunch.launcher.core.generations import ending, following
 from tlaunch.launcher.core.plan import Plan, Result
 from tlaunch.topology.explain import count
+from tlaunch.topology.model import TopologyError
 from tlaunch.topology.placement import place
 
 BAD_INPUT = 2
@@ -34,7 +35,10 @@ def first_plan(cluster: Cluster, events: Sequence[Event]) -> Plan | None:
         have = f"{count(len(cluster.alive), 'node')} with {count(slots, 'slot')}"
         return ending(cluster, events, Result(BAD_INPUT, f"the job asks for {wanted}, but there are only {have}"))
     if ready and healthy >= spec.world_size:
-        plan = _placed(cluster, events)
+        try:
+            plan = _placed(cluster, events)
+        except TopologyError as error:
+            return ending(cluster, events, Result(BAD_INPUT, f"--strict: {error}"))
         return plan if _fits(plan) else ending(cluster, events, Result(BAD_INPUT, _too_large(plan)))
     if any(isinstance(event, StartOverdue) for event in events):
         return ending(cluster, events, Result(1, _why_not(cluster, healthy)))
@@ -44,10 +48,13 @@ def first_plan(cluster: Cluster, events: Sequence[Event]) -> Plan | None:
 def _placed(cluster: Cluster, events: Sequence[Event]) -> Plan:
     spec = cluster.spec
     spares = min(spec.spares, len(cluster.usable) - spec.world_size)
-    placement = place(cluster.machine, spec.mesh, spares, usable=cluster.usable)
+    too_few = f"{spares} of {count(spec.spares, 'spare')}: the other slots are bad"
+    if spares < spec.spares and spec.strict:
+        raise TopologyError(too_few)
+    placement = place(cluster.machine, spec.mesh, spec.spread or spares, usable=cluster.usable, strict=spec.strict)
     reasons = list(placement.reasons)
     if spares < spec.spares:
-        reasons.append(f"{spares} of {count(spec.spares, 'spare')}: the other slots are bad")
+        reasons.append(too_few)
     nodes = len({slot.node for slot in placement.seats.values()})
     return following(
         None,

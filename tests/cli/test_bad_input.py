@@ -34,7 +34,33 @@ USAGE = "expected tlaunch [OPTIONS] SCRIPT [ARGS...], see tlaunch --help"
         ("--nodes 1.5 train.py", "--nodes: expected a whole number of at least 1, got '1.5'"),
         ("--nodes ² train.py", "--nodes: expected a whole number of at least 1, got '²'"),
         ("--nodes 1_0 train.py", "--nodes: expected a whole number of at least 1, got '1_0'"),
-        ("--spares -1 train.py", "--spares: expected a whole number of at least 0, got '-1'"),
+        (
+            "--spares -1 train.py",
+            (
+                "--spares: expected a number of GPUs such as 8, or 8/rack for so many in each rack, "
+                "or 2n for whole nodes, got '-1'"
+            ),
+        ),
+        ("--spares 8/row train.py", "--spares: expected one of node, domain, rack, pod after the slash, got '8/row'"),
+        ("--spares 1n/node train.py", "--spares: expected one of domain, rack, pod after the slash, got '1n/node'"),
+        (
+            "--nodes 2 --gpus-per-node 2 --spares 2n train.py",
+            "--spares 2n: the machine has 4 slots (2 nodes x 2); that is 4; expected fewer",
+        ),
+        (
+            "--nodes 2 --gpus-per-node 2 --mesh dp=2,tp=2@row train.py",
+            (
+                "mesh 'dp=2,tp=2@row': 'tp=2@row': 'row' is no level of the machine; "
+                "expected one of node, domain, rack, pod, as in tp=8@domain"
+            ),
+        ),
+        (
+            "--nodes 2 --gpus-per-node 2 --mesh tp=4@domain --strict train.py",
+            (
+                "mesh tp=4@domain: 1 of 1 group of tp=4 cannot be in one NVLink domain: "
+                "ranks 0-3 are in node-00, node-01"
+            ),
+        ),
         ("--swap-scope world train.py", "--swap-scope: expected node, domain, rack or any, got 'world'"),
         ("--start warm train.py", "--start: expected fork or fresh, got 'warm'"),
         # what to run

@@ -133,7 +133,12 @@ def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_file_can_hold_every_option(conf: Path) -> None:
     keys = [flag.key for flag in flags_of(RunOptions).values() if flag.in_file]
-    values = dict.fromkeys(keys, "1") | {"swap-scope": "node", "start": "fork", "args": "[--steps, 30]"}
+    values = dict.fromkeys(keys, "1") | {
+        "swap-scope": "node",
+        "start": "fork",
+        "strict": "true",
+        "args": "[--steps, 30]",
+    }
     conf.write_text("".join(f"{key}: {value}\n" for key, value in values.items()))
     read_back = config.load("conf.yaml")
     unset = {name for name in RunOptions.__dataclass_fields__ if not getattr(read_back, name)}

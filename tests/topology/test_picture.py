@@ -62,7 +62,7 @@ def test_the_plan_shows_ranks_and_spares_without_colour() -> None:
 def test_slots_that_are_not_healthy_are_marked() -> None:
     machine, mesh = load("local").machine(), Mesh.flat(4)
     shown = drawn(picture.plan(machine, place(machine, mesh, 0, usable=machine.slots[1:]), mesh))
-    assert "node-00  x 0" in shown
+    assert "node-00  x +" in shown
     assert "number = rank, + = spare, x = not healthy" in shown
 
 
