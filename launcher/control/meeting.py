@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tlaunch.errors import TlaunchError
 from tlaunch.launcher.control.layout import Keys
+from tlaunch.launcher.control.program import rendezvous_log
 from tlaunch.launcher.control.records import Rendezvous
 from tlaunch.launcher.control.spawn import Process, Zygote
 from tlaunch.launcher.core.codec import decode
@@ -54,8 +55,7 @@ class Venue:
 
     async def open(self, generation: int, over: Callable[[], object]) -> Rendezvous:
         """Bind a free port and start the store process on it. ``over`` is called should it end by itself."""
-        log_file = self._log_dir / f"generation-{generation}" / "rendezvous.log"
-        log_file.parent.mkdir(parents=True, exist_ok=True)
+        log_file = rendezvous_log(self._log_dir, generation)
         zygote = await self._zygote()
         listener = socket.create_server((self._host, 0), backlog=BACKLOG)
         try:
@@ -66,8 +66,8 @@ class Venue:
                 module=True,
                 env=self._env,
                 cwd="/",
-                stdout=str(log_file),
-                stderr=str(log_file),
+                stdout=log_file,
+                stderr=log_file,
                 fds={LISTEN_FD: listener.fileno()},
             )
             process.start(work)

@@ -2,6 +2,7 @@
 
 The worker writes to its file itself, so that nothing is lost when the agent dies and no reader can hold it up. The
 agent follows the files; that is the one place with a short pause between looks, and it is not on any recovery path.
+Where a worker prints faster than that can be shown, something is left out on the way, and said to be.
 """
 
 from __future__ import annotations
@@ -19,6 +20,12 @@ PAUSE = 0.1
 CHUNK = 1 << 16
 LONGEST_LINE = 8192
 
+BACKLOG = 1 << 23
+"""Bytes that may wait in a file to be shown. What is older than that is of no interest any more."""
+
+KEPT = 1 << 16
+"""Bytes that are shown after a gap."""
+
 
 @dataclass(slots=True)
 class Followed:
@@ -26,6 +33,7 @@ class Followed:
 
     rank: int
     stream: Stream
+    path: str
     fd: int
     rest: bytes = b""
     last: bool = False
@@ -35,13 +43,26 @@ class Followed:
 
         One that has no end yet waits for it, unless the file is finished or the line is too long.
         """
+        skipped = self._skip()
         chunk = os.read(self.fd, CHUNK)
         self.rest += chunk
         *whole, self.rest = self.rest.split(b"\n")
         if self.rest and ((self.last and not chunk) or len(self.rest) > LONGEST_LINE):
             whole.append(self.rest)
             self.rest = b""
-        return [line[:LONGEST_LINE].decode(errors="replace").rstrip("\r") for line in whole]
+        return skipped + [line[:LONGEST_LINE].decode(errors="replace").rstrip("\r") for line in whole]
+
+    def _skip(self) -> list[str]:
+        """Leave out what nobody can keep up with, up to the end of a line, and say so."""
+        start, end = os.lseek(self.fd, 0, os.SEEK_CUR), os.fstat(self.fd).st_size
+        if end - start <= BACKLOG:
+            return []
+        os.lseek(self.fd, end - KEPT, os.SEEK_SET)
+        line = os.read(self.fd, KEPT).find(b"\n")
+        position = os.lseek(self.fd, end - KEPT + line + 1, os.SEEK_SET)
+        lost = position - start + len(self.rest)
+        self.rest = b""
+        return [f"({lost:,} bytes left out here; {self.path} has them)"]
 
 
 @dataclass
@@ -55,7 +76,11 @@ class Output:
     def follow(self, rank: int, stream: Stream, path: str) -> None:
         """Start to follow a file from its beginning; it is created if need be."""
         fd = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        self._files.append(Followed(rank, stream, fd))
+        self._files.append(Followed(rank, stream, path, fd))
+
+    def say(self, rank: int, text: str) -> None:
+        """Show a line of our own among those of a rank."""
+        self._write(rank, "err", f"tlaunch: {text}")
 
     def finish(self, rank: int) -> None:
         """The rank's process has ended: what stands in its files is all."""
@@ -66,8 +91,8 @@ class Output:
     async def run(self) -> None:
         """Copy until cancelled; ``drain`` does the rest."""
         while True:
-            if not await self._copy():
-                await asyncio.sleep(PAUSE)
+            busy = await self._copy()
+            await asyncio.sleep(0 if busy else PAUSE)
 
     async def drain(self, timeout: float) -> None:
         """Copy what is left, now that nothing is written any more, for ``timeout`` seconds at most."""
@@ -93,13 +118,16 @@ class Output:
             moved = os.lseek(file.fd, 0, os.SEEK_CUR) > before
             busy = busy or moved
             for line in lines:
-                self.writer.write(json.dumps({"rank": file.rank, "stream": file.stream, "text": line}).encode() + b"\n")
+                self._write(file.rank, file.stream, line)
             if file.last and not moved:
                 os.close(file.fd)
                 self._files.remove(file)
             if lines:
                 await self.writer.drain()
         return busy
+
+    def _write(self, rank: int, stream: Stream, text: str) -> None:
+        self.writer.write(json.dumps({"rank": rank, "stream": stream, "text": text}).encode() + b"\n")
 
 
 def claim_standard_output() -> int:

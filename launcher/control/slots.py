@@ -180,7 +180,9 @@ class Slots:
         files = program.files(head.number, seat.rank)
         running: Running | None = None
         try:
-            files.clear()
+            files = files.prepared()
+            if not files.kept:
+                self._output.say(seat.rank, f"no space left in {program.log_dir}: what this rank prints is lost")
             environment = worker_environment(
                 program.env,
                 generation=head,

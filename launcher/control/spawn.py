@@ -16,7 +16,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Self
 
@@ -61,6 +61,7 @@ class Process:
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._give_up: asyncio.TimerHandle | None = None
         self._result = Exit()
+        self._error: str | None = None
         self._loop.add_reader(pidfd, self._on_pidfd)
         self._loop.add_reader(channel, self._on_channel)
 
@@ -111,6 +112,7 @@ class Process:
                 if "result" in message:
                     self._result = Exit(code=message["result"])
                     continue
+                self._error = message.get("error") or self._error
                 self.note = message.get("note") or self.note
                 self._set_ready()
         except ChannelClosed:
@@ -158,7 +160,10 @@ class Process:
         self._lifeline.close()  # kills what is left of the group, should the zygote not have been there to do it
         self._set_ready()
         self._zygote.forget(self.pid)
-        self.ended.set_result(ended or self._result)
+        ended = ended or self._result
+        if self._error and not ended.ok and ended.traceback is None:
+            ended = replace(ended, message=self._error)
+        self.ended.set_result(ended)
 
     def _close_channel(self) -> None:
         if self._channel is not None:

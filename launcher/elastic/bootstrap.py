@@ -12,6 +12,7 @@ codes, hooks and the end of the interpreter as under ``python script.py``. What 
 from __future__ import annotations
 
 import builtins
+import contextlib
 import importlib
 import importlib.machinery
 import io
@@ -138,7 +139,7 @@ def _prepare_to_report(error: BaseException, ending: Ending) -> None:
     trace = _without_our_frames(error.__traceback__)
     error.__traceback__ = trace
     if isinstance(error, Exception):
-        _record(error)
+        _record(error, ending)
     hook = sys.excepthook
 
     def report(kind: type[BaseException], value: BaseException, _: TracebackType | None) -> None:
@@ -160,10 +161,12 @@ def _without_our_frames(trace: TracebackType | None) -> TracebackType | None:
     return trace
 
 
-def _record(error: Exception) -> None:
+def _record(error: Exception, ending: Ending) -> None:
     """Write the error file, as ``@record`` would, so that scripts without the decorator have a first traceback too."""
     from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
+    ending.tell_error(error)
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if file and not os.path.exists(file):
-        get_error_handler().record_exception(error)
+        with contextlib.suppress(OSError):  # the disk is full, perhaps
+            get_error_handler().record_exception(error)

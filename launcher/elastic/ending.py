@@ -40,23 +40,26 @@ from tlaunch.launcher.process.channel import encoded
 # waiting: gloo takes a hundredth of a second to part from each peer, and every one that it has parted from fails next.
 _GROUPS = "torch.distributed.distributed_c10d"
 
+# Characters. The message must fit into the socket at once.
+_LONGEST_ERROR = 2_000
+
 # What the interpreter turns an end into whose output could not be written; see Py_RunMain.
 _NOT_FLUSHED = 120
 
 
 @dataclass(frozen=True, slots=True)
 class _Agent:
-    """Who is told the exit code, for the case that the zygote cannot tell it: our end of the control socket."""
+    """Who is told what the zygote cannot tell: our end of the control socket."""
 
     fd: int
     identity: tuple[int, int]
     pid: int
 
-    def tell(self, status: int) -> None:
+    def tell(self, message: Mapping[str, object]) -> None:
         """Tell it, unless this is a child that the script has forked, or the script has closed what it did not know."""
         try:
             if os.getpid() == self.pid and _identity(self.fd) == self.identity:
-                os.write(self.fd, encoded({"result": status}))
+                os.write(self.fd, encoded(message))
         except OSError:
             pass
 
@@ -80,6 +83,11 @@ class Ending:
     def report_to(self, control: int) -> None:
         """Have the exit code told over a control socket, which stays open for that."""
         self._agent = _Agent(control, _identity(control), os.getpid())
+
+    def tell_error(self, error: BaseException) -> None:
+        """Tell what the script has failed with, in case the error file could not be written."""
+        if self._agent is not None:
+            self._agent.tell({"error": f"{type(error).__name__}: {error}"[:_LONGEST_ERROR]})
 
     def prepare(self) -> None:
         """Call before the script: exit handlers run in reverse, and the script's own shall see nothing of this."""
@@ -135,7 +143,7 @@ class _Last:
             signal.signal(-self._status, signal.SIG_DFL)
             os.kill(os.getpid(), -self._status)
         if self._agent is not None:
-            self._agent.tell(self._status)
+            self._agent.tell({"result": self._status})
         os._exit(self._status)
 
 

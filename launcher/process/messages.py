@@ -6,7 +6,8 @@ zygote -> agent      ``{"forked": id, "pid": pid}`` + [pidfd], or ``{"refused": 
                      ``{"stopped": pid}`` by a signal such as SIGSTOP, ``{"continued": pid}``
                      ``{"ended": pid, "exit": {...}}``
 standby -> agent     ``{"ready": true, "note": text | null}``, later perhaps ``{"note": text}``, at a worker's end
-                     ``{"result": code}``, should its zygote not be there to tell; on the control socket
+                     ``{"result": code}``, should its zygote not be there to tell, and ``{"error": text}``, what it
+                     has failed with, should the error file be missing; on the control socket
 agent -> standby     ``{"work": {...}}`` + [further descriptors]; once
 """
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from tlaunch.launcher.control.output import LONGEST_LINE, Output
+from tlaunch.launcher.control.output import BACKLOG, KEPT, LONGEST_LINE, Output
 
 
 @asynccontextmanager
@@ -111,3 +112,19 @@ async def test_a_rank_that_is_started_again_gets_its_new_file_followed(tmp_path:
         output.follow(1, "out", str(tmp_path / "second"))
         assert [await read(reader), await read(reader)] == [(1, "out", "first life"), (1, "out", "second life")]
         output.finish(1)
+
+
+async def test_what_nobody_can_keep_up_with_is_left_out_and_that_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    line = b"x" * 99 + b"\n"
+    path.write_bytes(b"first\n" + line * (BACKLOG // len(line) + 1))
+    async with following() as (output, reader):
+        output.follow(5, "out", str(path))
+        output.finish(5)
+        _, _, gap = await read(reader)
+        (shown,) = re.findall(r"^\(([\d,]+) bytes left out here; ", gap)
+        assert gap.endswith(f"{path} has them)")
+        left = path.stat().st_size - int(shown.replace(",", ""))
+        assert 0 < left <= KEPT
+        assert left % len(line) == 0, "what is shown begins with a line"
+        assert await read(reader) == (5, "out", "x" * 99)

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 from tests.e2e.faults import fault
-from tests.e2e.job import Job, running
+from tests.e2e.job import Job, node_of, running
 from tlaunch.launcher.control.timing import Timing
 
 PAIR = ("--nodes", "2", "--gpus-per-node", "1")
@@ -150,3 +150,61 @@ def test_what_a_rank_has_started_ends_with_it(tmp_path: Path) -> None:
         pids = json.loads((job.folder / "family").read_text())
         job.until(lambda: not any(map(psutil.pid_exists, pids)), "child and daemon to be gone")
         job.finish()
+
+
+def peak_memory(pid: int) -> int:
+    """Return the most memory that a process has held so far, in bytes."""
+    (line,) = (line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) << 10
+
+
+@fault(
+    "worker",
+    "floods stdout",
+    noticed="when more than 8 MB wait to be shown",
+    decision="the rank writes to its file and is never held up; the agent leaves out what it cannot show, and says so",
+    lost="lines on the console; the rank's log file has them all",
+)
+def test_a_gigabyte_of_output_holds_nobody_up(tmp_path: Path) -> None:
+    with running(tmp_path, *PAIR) as job:
+        slot = job.seats(0, 2)[1]
+        job.trouble(1, "flood")
+        job.until(lambda: not (job.folder / "trouble").exists(), "rank 1 to begin")
+        job.another_step(2)
+        agent = psutil.Process(job.agent_pid(node_of(slot)))
+        assert peak_memory(agent.pid) < 150 << 20
+        assert peak_memory(job.process.pid) < 300 << 20
+        job.finish()
+        assert len(job.events()) == 2, "nobody was taken for dead meanwhile"
+        output = job.logs / "generation-1" / "rank-1" / "stdout.log"
+        assert output.stat().st_size == 1 << 30
+        output.unlink()
+        console = (tmp_path / "console").read_text()
+        assert f" bytes left out here; {output} has them)" in console
+        assert len(console) < 200 << 20
+
+
+@fault(
+    "worker",
+    "fills the disk",
+    noticed="by the rank, whose print fails; by the agent when it starts one and finds less than 1 MB left",
+    decision="restart in place; with the log directory full, ranks run on without logs, and a line says so",
+    lost=f"{LOST}; what is printed from then on",
+)
+def test_a_full_log_directory_does_not_end_the_job(tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    mount = f'mount -t tmpfs -o size=3m none {logs} && exec "$@"'
+    with running(tmp_path, *PAIR, prefix=("unshare", "-rm", "sh", "-c", mount, "sh")) as job:
+        before = job.seats(0, 2)
+        job.trouble(1, "print")
+        assert job.seats(1, 2) == before
+        job.trouble(1, "print")
+        job.until(lambda: not (job.folder / "trouble").exists(), "rank 1 to print")
+        job.another_step(2)
+        (job.folder / "finish").touch()
+        assert job.ended() == 0, job.told()
+        console = (tmp_path / "console").read_text()
+        assert "No space left on device" in console
+        assert f"[1] tlaunch: no space left in {logs}: what this rank prints is lost" in console
+        assert "generation 3" not in console

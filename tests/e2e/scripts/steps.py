@@ -97,8 +97,21 @@ def misbehave(how: str, folder: Path) -> None:
         case "family":
             start_family(folder)
             raise RuntimeError("it leaves them behind")
+        case "flood":
+            flood(1 << 30)
+        case "print":
+            flood(4 << 20)
         case "hog":
             hoard()
+
+
+def flood(size: int) -> None:
+    """Print so many bytes, in lines."""
+    line = b"x" * 127 + b"\n"
+    block = line * (1 << 13)
+    for _ in range(size // len(block)):
+        sys.stdout.buffer.write(block)
+    sys.stdout.flush()
 
 
 def hoard() -> None:
