@@ -64,7 +64,10 @@ class RunOptions(StoreOptions):
         "--spares", "N|N/rack|Nn", SPARES_HELP, spare_request, panel=MACHINE
     )
     topology: str | None = flag(
-        "--topology", "FILE|NAME", "The machine: a YAML file, or a known one such as nvl72.", panel=MACHINE
+        "--topology",
+        "FILE|NAME|auto",
+        "The machine: a YAML file, a known one such as nvl72, or auto: each node finds out where it is.",
+        panel=MACHINE,
     )
     mesh: str | None = flag("--mesh", *MESH, panel=JOB)
     strict: bool = switch(

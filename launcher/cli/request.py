@@ -19,6 +19,8 @@ from tlaunch.topology.spares import SpareRequest
 from tlaunch.topology.yamltree import is_name
 
 LOGS = "tlaunch-logs"
+AUTO = "auto"
+"""In place of a topology: each agent finds out where its node is."""
 
 
 def build(given: RunOptions, env: Mapping[str, str]) -> RunRequest:
@@ -58,6 +60,7 @@ def build(given: RunOptions, env: Mapping[str, str]) -> RunRequest:
     return RunRequest(
         spec=spec,
         machine=machine,
+        discover=given.topology == AUTO,
         argv=argv,
         module=given.module,
         start=given.start or "fork",
@@ -86,6 +89,8 @@ def machine_of(topology: str | None, nodes: int | None, gpus_per_node: int | Non
     """
     from tlaunch.topology.files import default_machine, load
 
+    if topology == AUTO:
+        return _found_here(nodes or 1, gpus_per_node)
     if topology is not None:
         return load(topology).machine(nodes or 1, gpus_per_node)
     if gpus_per_node is None:
@@ -93,6 +98,16 @@ def machine_of(topology: str | None, nodes: int | None, gpus_per_node: int | Non
 
         gpus_per_node = gpu_count() or 1
     return default_machine(nodes or 1, gpus_per_node)
+
+
+def _found_here(nodes: int, gpus_per_node: int | None) -> Machine:
+    """Return nodes that stand where this machine does, as far as anybody knows: all their agents run on it."""
+    from tlaunch.topology.discover.gather import discover, placed
+    from tlaunch.topology.files import default_machine
+
+    found = discover(alone=True)
+    slots = gpus_per_node or found.node(found.nodes[0]).slots
+    return Machine(tuple(placed(node, found) for node in default_machine(nodes, slots)))
 
 
 def total_of(spares: int | SpareRequest, machine: Machine) -> int:

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+from dataclasses import replace
 
 from tlaunch.errors import InputError, TlaunchError
 from tlaunch.launcher.control.agent import Agent
@@ -32,10 +33,24 @@ def main() -> int:
         format=f"%(asctime)s {config.node.name} %(levelname)s %(message)s",
     )
     try:
+        if config.discover:
+            config = _placed(config)
         return asyncio.run(_run(config, claim_standard_output()))
     except TlaunchError as error:
         logging.error("%s", error)  # noqa: LOG015, TRY400  # the one clear line, for the launcher to show
         return error.exit_code
+
+
+def _placed(config: AgentConfig) -> AgentConfig:
+    """Find out where the node is. Done before there is a lease to keep: Slurm may take seconds to answer."""
+    from tlaunch.topology.discover.gather import discover, placed, remarks
+
+    found = discover(alone=True)
+    node = placed(config.node, found)
+    for line in remarks(found):
+        logging.warning("%s", line)  # noqa: LOG015  as above
+    logging.info("domain %s, rack %s, pod %s", node.domain, node.rack, node.pod)  # noqa: LOG015
+    return replace(config, node=node)
 
 
 async def _run(config: AgentConfig, stdout: int) -> int:

@@ -15,13 +15,15 @@ from tlaunch.topology.model import Node
 class AgentConfig:
     """One agent.
 
-    ``host``: the address that other nodes reach this one by. ``zygote``: the socket of one that serves
-    several agents, or ``None`` to start an own one. ``lifeline``: the read end of the starter's lifeline. The store's
-    endpoints come from the environment (``TLAUNCH_ETCD...``).
+    ``discover``: it finds out where its node is before it registers; what nobody knows is as ``node`` says. ``host``:
+    the address that other nodes reach this one by. ``zygote``: the socket of one that serves several agents, or
+    ``None`` to start an own one. ``lifeline``: the read end of the starter's lifeline. The store's endpoints come from
+    the environment (``TLAUNCH_ETCD...``).
     """
 
     job: str
     node: Node
+    discover: bool
     host: str
     log_dir: Path
     zygote: str | None
@@ -48,7 +50,8 @@ class AgentConfig:
             "--lifeline-fd": None if self.lifeline is None else str(self.lifeline),
         }
         options = [f"{flag}={value}" for flag, value in pairs.items() if value is not None]
-        return [*options, *(["-m"] if self.module else []), "--", *self.argv]
+        switches = [*(["--discover"] if self.discover else []), *(["-m"] if self.module else [])]
+        return [*options, *switches, "--", *self.argv]
 
     @classmethod
     def parse(cls, argv: Sequence[str]) -> AgentConfig:
@@ -60,6 +63,7 @@ class AgentConfig:
         parser.add_argument("--domain")
         parser.add_argument("--rack")
         parser.add_argument("--pod")
+        parser.add_argument("--discover", action="store_true")
         parser.add_argument("--host", required=True)
         parser.add_argument("--log-dir", type=Path, required=True)
         parser.add_argument("--zygote")
@@ -72,6 +76,7 @@ class AgentConfig:
         return cls(
             job=given.job,
             node=Node(given.node, given.slots, given.domain, given.rack, given.pod),
+            discover=given.discover,
             host=given.host,
             log_dir=given.log_dir,
             zygote=given.zygote,

@@ -135,6 +135,7 @@ class _LocalRun:
         config = AgentConfig(
             job=request.spec.job_id,
             node=node,
+            discover=request.discover,
             host=LOOPBACK,
             log_dir=request.log_dir,
             zygote=zygote,

@@ -15,14 +15,15 @@ from tlaunch.topology.model import Machine
 class RunRequest:
     """One run of one script.
 
-    ``machine``: the nodes to start agents for, with their coordinates. ``argv``: the script (or module, with
-    ``module``) and its arguments. ``start``: fork workers from a warm zygote, or start fresh interpreters.
-    ``policy``: ``module:Class`` or ``None``. ``endpoints``: the etcd to use, ``None`` for an embedded one.
-    ``log_dir`` exists.
+    ``machine``: the nodes to start agents for, with their coordinates; with ``discover`` each agent puts in their place
+    what it finds out itself. ``argv``: the script (or module, with ``module``) and its arguments. ``start``: fork
+    workers from a warm zygote, or start fresh interpreters. ``policy``: ``module:Class`` or ``None``. ``endpoints``:
+    the etcd to use, ``None`` for an embedded one. ``log_dir`` exists.
     """
 
     spec: JobSpec
     machine: Machine
+    discover: bool
     argv: tuple[str, ...]
     module: bool
     start: Literal["fork", "fresh"]

@@ -12,7 +12,9 @@ from tlaunch.launcher.cli.request import build, mesh_of
 from tlaunch.launcher.cli.script import check_module
 from tlaunch.launcher.core.spec import JobSpec
 from tlaunch.topology.description import default_machine
+from tlaunch.topology.discover.report import Coordinates, Report
 from tlaunch.topology.mesh import Mesh
+from tlaunch.topology.model import Node
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -66,6 +68,31 @@ def test_the_gpus_of_this_node_are_the_default(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("tlaunch.topology.discover.nvml.gpu_count", lambda: 8)
     assert len(build(RunOptions(script="train.py"), {}).machine.slots) == 8
     assert len(build(RunOptions(script="train.py", gpus_per_node=2), {}).machine.slots) == 2
+
+
+def test_auto_asks_this_machine_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = Report("nvml", "x", {"gb01": Coordinates(domain="c.1", slots=4)})
+    monkeypatch.setattr("tlaunch.topology.discover.nvml.report", lambda *_: known)
+    monkeypatch.setenv("NODE_NAME", "gb01")
+    monkeypatch.setenv("TLAUNCH_LABELS", "topology.kubernetes.io/rack=r7")
+    request = build(RunOptions(script="train.py", nodes=2, topology="auto"), {})
+    assert request.discover
+    assert request.machine.nodes == tuple(Node(name, 4, "c.1", "r7") for name in ("node-00", "node-01"))
+    request = build(RunOptions(script="train.py", gpus_per_node=2, topology="auto"), {})
+    assert [node.slots for node in request.machine] == [2]
+
+
+def test_auto_on_a_machine_that_knows_nothing_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tlaunch.topology.discover.nvml.report", lambda *_: Report("nvml", "x"))
+    monkeypatch.setenv("PATH", "/nowhere")
+    request = build(RunOptions(script="train.py", nodes=2, topology="auto"), {})
+    assert request.machine == default_machine(2, 1)
+
+
+def test_without_a_topology_nothing_is_discovered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tlaunch.topology.discover.nvml.gpu_count", lambda: 0)
+    monkeypatch.setenv("TLAUNCH_LABELS", "nonsense")
+    assert not build(RunOptions(script="train.py"), {}).discover
 
 
 def test_what_the_topology_says_comes_before_the_gpus_of_this_node(monkeypatch: pytest.MonkeyPatch) -> None:

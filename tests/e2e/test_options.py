@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.e2e.job import STEPS, node_of, running
 
@@ -78,3 +80,16 @@ def test_drained_ranks_move_to_spares_and_no_restart_is_charged(tmp_path: Path) 
         status = job.command("status", job.job_id, "--json")
         assert '"restarts": 0' in status.stdout
         job.finish()
+
+
+def test_agents_find_out_where_their_nodes_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NODE_NAME", "gb01")
+    monkeypatch.setenv("TLAUNCH_LABELS", "topology.kubernetes.io/zone=z1,topology.kubernetes.io/rack=r7")
+    with running(tmp_path, "--topology", "auto", *SMALL) as job:
+        job.seats(0, 4)
+        answer = json.loads(job.command("status", job.job_id, "--json").stdout)
+        assert {(node["pod"], node["rack"]) for node in answer["nodes"]} == {("z1", "r7")}
+        job.finish()
+    agents = sorted((job.logs / "agents").glob("node-0?.log"))
+    assert len(agents) == 3
+    assert all("rack r7, pod z1" in agent.read_text() for agent in agents)

@@ -75,6 +75,7 @@ def _config(node: Node, folder: Path) -> AgentConfig:
     return AgentConfig(
         job="job",
         node=node,
+        discover=False,
         host="127.0.0.1",
         log_dir=folder / "logs",
         zygote=None,

@@ -57,16 +57,13 @@ def discover(
     return found if found.located else merge((*reports, _last_resort(nodes)), nodes)
 
 
-def locate(node: Node, environ: Mapping[str, str] = os.environ) -> tuple[Node, Discovery]:
-    """Return a node that runs here with the coordinates found for this machine, and what they were found from.
+def placed(node: Node, found: Discovery) -> Node:
+    """Return a node that runs on this machine with the coordinates that ``discover(alone=True)`` has found for it.
 
-    What nobody knows stays as it was, and so do its name and slots. Raises as ``discover`` does.
+    What nobody knows stays as it was, and so do its name and slots.
     """
-    found = discover(environ, alone=True)
     here = found.node(found.nodes[0])
-    return replace(
-        node, domain=here.domain or node.domain, rack=here.rack or node.rack, pod=here.pod or node.pod
-    ), found
+    return replace(node, domain=here.domain or node.domain, rack=here.rack or node.rack, pod=here.pod or node.pod)
 
 
 def remarks(found: Discovery) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.topology.discover.test_scontrol import TREE, program
 from tlaunch.topology.discover import gather
-from tlaunch.topology.discover.gather import discover, locate, own_name, remarks
+from tlaunch.topology.discover.gather import discover, own_name, placed, remarks
 from tlaunch.topology.discover.merge import Discovery
 from tlaunch.topology.discover.report import Report
 from tlaunch.topology.model import Node, TopologyError
@@ -172,8 +172,7 @@ def test_a_path_that_is_none(tmp_path: Path) -> None:
         discover(empty(tmp_path), metadata=[Path("a\0b")])
 
 
-def test_an_agent_finds_its_own_place(tmp_path: Path) -> None:
-    environ = empty(tmp_path, TLAUNCH_LABELS="topology.kubernetes.io/rack=r9")
-    node, found = locate(Node("node-03", 4, rack="rack-00", pod="p"), environ)
-    assert node == Node("node-03", 4, rack="r9", pod="p")
+def test_what_is_found_comes_before_what_was_said_and_the_rest_stays(tmp_path: Path) -> None:
+    found = discover(empty(tmp_path, TLAUNCH_LABELS="topology.kubernetes.io/rack=r9"), alone=True)
+    assert placed(Node("node-03", 4, rack="rack-00", pod="p"), found) == Node("node-03", 4, rack="r9", pod="p")
     assert remarks(found) == ()
