@@ -76,6 +76,16 @@ class Mesh:
         return self.dims[-1][1]
 
     @property
+    def grouped(self) -> bool:
+        """Whether innermost groups are parts of replicas; in plain data parallelism the one group is the whole job."""
+        return self.dims[-1][0] != REPLICA_DIMENSION and self.inner > 1
+
+    def group_of(self, rank: int) -> range:
+        """Return the ranks of the innermost group that a rank belongs to."""
+        first = rank // self.inner * self.inner
+        return range(first, first + self.inner)
+
+    @property
     def strides(self) -> tuple[int, ...]:
         """For each dimension, how many ranks lie between two neighbours along it."""
         return tuple(prod(size for _, size in self.dims[index + 1 :]) for index in range(len(self.dims)))

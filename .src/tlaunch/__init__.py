@@ -9,17 +9,30 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tlaunch.launcher.core.cluster import Cluster
-    from tlaunch.launcher.core.decisions import Decision, Restart, Shrink, Stop, Swap, Wait
+    from tlaunch.launcher.core.decisions import Decision, MoveGroup, Restart, Shrink, Stop, Swap, Wait
     from tlaunch.launcher.core.policy import Failure, Policy
 
     __version__: str
 
-__all__ = ["Cluster", "Decision", "Failure", "Policy", "Restart", "Shrink", "Stop", "Swap", "Wait", "__version__"]
+__all__ = [
+    "Cluster",
+    "Decision",
+    "Failure",
+    "MoveGroup",
+    "Policy",
+    "Restart",
+    "Shrink",
+    "Stop",
+    "Swap",
+    "Wait",
+    "__version__",
+]
 
 _HOMES = {
     "Cluster": "tlaunch.launcher.core.cluster",
     "Decision": "tlaunch.launcher.core.decisions",
     "Failure": "tlaunch.launcher.core.policy",
+    "MoveGroup": "tlaunch.launcher.core.decisions",
     "Policy": "tlaunch.launcher.core.policy",
     "Restart": "tlaunch.launcher.core.decisions",
     "Shrink": "tlaunch.launcher.core.decisions",

@@ -29,6 +29,19 @@ class Swap:
 
 
 @dataclass(frozen=True, slots=True)
+class MoveGroup:
+    """Move the rank and all other ranks of its innermost group, as ``failure.group_move`` offers it.
+
+    That restores the locality of the group where a swap cannot, at the cost of moving ranks that are healthy.
+    """
+
+    rank: int
+
+    def __str__(self) -> str:
+        return f"move the whole group of rank {self.rank}"
+
+
+@dataclass(frozen=True, slots=True)
 class Shrink:
     """Give up the rank's data-parallel replica, and others until ``replicas`` are dropped in all.
 
@@ -66,4 +79,4 @@ class Stop:
         return f"stop: {self.reason}"
 
 
-Decision = Restart | Swap | Shrink | Wait | Stop
+Decision = Restart | Swap | MoveGroup | Shrink | Wait | Stop

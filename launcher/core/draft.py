@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tlaunch.launcher.core.blame import Blame
@@ -11,9 +11,26 @@ from tlaunch.launcher.core.plan import Plan, Seat
 from tlaunch.launcher.core.policy import Failure
 from tlaunch.topology import explain
 from tlaunch.topology.model import Slot
+from tlaunch.topology.regroup import GroupMove, regroup
 from tlaunch.topology.replacement import Replacement
 from tlaunch.topology.replacement import replace as find_spares
 from tlaunch.topology.shrinking import Shrunk, shrink
+
+
+class _Slots(Mapping[int, Slot]):
+    """The slot of each rank: a view, as there may be many ranks and only a few are looked at."""
+
+    def __init__(self, seats: Sequence[Seat]) -> None:
+        self._seats = seats
+
+    def __getitem__(self, rank: int) -> Slot:
+        return self._seats[rank].slot
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(len(self._seats)))
+
+    def __len__(self) -> int:
+        return len(self._seats)
 
 
 @dataclass(slots=True)
@@ -21,7 +38,7 @@ class Draft:
     """``cluster`` holds the tentative plan, with every decision so far; ranks that are given up still have their seats.
 
     ``settled``: what was decided for each rank that failed. ``given_up``: the ranks that go, with their replicas;
-    ``replicas``: how many replicas go at least.
+    ``replicas``: how many replicas go at least. ``moved``: the ranks that have moved as a group.
     """
 
     cluster: Cluster
@@ -30,6 +47,7 @@ class Draft:
     reasons: list[str] = field(default_factory=list)
     given_up: set[int] = field(default_factory=set)
     replicas: int = 0
+    moved: set[int] = field(default_factory=set)
     _advice: Mapping[int, Slot] | None = None
 
     @property
@@ -54,10 +72,26 @@ class Draft:
         cluster, scope = self.cluster, self.cluster.spec.swap_scope
         if failure.kind == "crash":  # it has a slot: it takes part in no contest for spares
             return replace(failure, spare=cluster.spares.nearest(failure.slot, scope))
+        lost = {each.rank: each.slot for each in (failure, *pending) if each.kind != "crash"}
         if self._advice is None:
-            slots = {each.rank: each.slot for each in (failure, *pending) if each.kind != "crash"}
-            self._advice = self._replacement(slots).moves
-        return replace(failure, spare=self._advice.get(failure.rank))
+            self._advice = self._replacement(lost).moves
+        return replace(failure, spare=self._advice.get(failure.rank), group_move=self._group_move(failure.rank, lost))
+
+    def _group_move(self, rank: int, lost: Mapping[int, Slot]) -> GroupMove | None:
+        """Return where the innermost group of a rank could go as a whole. Not when one of its ranks is given up."""
+        cluster, mesh = self.cluster, self.plan.mesh
+        if self.given_up.intersection(mesh.group_of(rank)):
+            return None
+        return regroup(
+            cluster.machine,
+            mesh,
+            _Slots(self.plan.seats),
+            rank,
+            lost=lost.keys() - self.moved,
+            moves=self._advice or {},
+            spares=cluster.spares,
+            within=cluster.spec.swap_scope,
+        )
 
     def restart(self, rank: int, nth: int) -> None:
         """Leave a rank where it is."""
@@ -70,6 +104,13 @@ class Draft:
         if self._advice is not None and self._advice.get(rank) != to:
             self._advice = None
         self.settled[rank] = f"swap {self._move(rank, to)}"
+
+    def move_group(self, rank: int, offer: GroupMove) -> None:
+        """Move every rank of an innermost group."""
+        self._advice = None
+        self._reseat(offer.moves)
+        self.settled[rank] = str(offer)
+        self.moved |= offer.moves.keys()
 
     def give_up(self, rank: int, replicas: int) -> None:
         """Let a rank go with its replica, and as many replicas in all."""
@@ -123,7 +164,7 @@ class Draft:
     def _replacement(self, failed: Mapping[int, Slot]) -> Replacement:
         """Find spares for some ranks at once, each as near to its mesh neighbours as can be."""
         cluster = self.cluster
-        seats = {seat.rank: seat.slot for seat in self.plan.seats}
+        seats = _Slots(self.plan.seats)
         gone = self.given_up.difference(failed)
         return find_spares(
             cluster.machine,
@@ -137,9 +178,12 @@ class Draft:
 
     def _move(self, rank: int, to: Slot) -> str:
         old = self.plan.seats[rank].slot
-        seats = (replace(seat, slot=to) if seat.rank == rank else seat for seat in self.plan.seats)
-        self._change(replace(self.plan, seats=tuple(seats)))
+        self._reseat({rank: to})
         return explain.move(self.cluster.machine, rank, old, to, self.cluster.spares.by_rack)
+
+    def _reseat(self, moves: Mapping[int, Slot]) -> None:
+        seats = (replace(seat, slot=moves.get(seat.rank, seat.slot)) for seat in self.plan.seats)
+        self._change(replace(self.plan, seats=tuple(seats)))
 
     def _change(self, plan: Plan) -> None:
         self.cluster = replace(self.cluster, plan=plan)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Container, Iterator
 
 from tlaunch.errors import TlaunchError
 from tlaunch.launcher.core.cluster import Cluster
 from tlaunch.launcher.core.plan import Plan
 from tlaunch.topology.model import REACH, Slot, distance
+from tlaunch.topology.peers import spread
 
 
 class InvariantBroken(TlaunchError):
@@ -77,10 +78,19 @@ def _moves(cluster: Cluster, before: Plan, plan: Plan) -> Iterator[str]:
     bad = dict(plan.bad)
     affected = {*cluster.displaced, *_crashed(cluster), *(seat.rank for seat in before.seats if seat.slot in bad)}
     for old, new in zip(before.seats, plan.seats, strict=True):
-        if old.slot != new.slot and old.rank not in affected:
+        if old.slot != new.slot and old.rank not in affected and not _with_its_group(cluster, plan, old.rank, affected):
             yield f"rank {old.rank} leaves {old.slot} without need"
         if old.slot != new.slot and not _in_scope(cluster, old.slot, new.slot):
             yield f"rank {old.rank} goes from {old.slot} to {new.slot}, outside --swap-scope {cluster.spec.swap_scope}"
+
+
+def _with_its_group(cluster: Cluster, plan: Plan, rank: int, affected: Container[int]) -> bool:
+    """Tell whether a healthy rank moves because an affected one does, with their whole group and into one domain."""
+    if not plan.mesh.grouped:
+        return False
+    group = plan.mesh.group_of(rank)
+    slots = [plan.seats[member].slot for member in group]
+    return any(member in affected for member in group) and spread(cluster.machine, slots) == 1
 
 
 def _shrinking(cluster: Cluster, before: Plan, plan: Plan) -> Iterator[str]:
@@ -91,11 +101,27 @@ def _shrinking(cluster: Cluster, before: Plan, plan: Plan) -> Iterator[str]:
     if plan.world_size < cluster.spec.min_world:
         yield f"{plan.world_size} ranks are less than --min-world {cluster.spec.min_world}"
     bad, crashed = dict(plan.bad), _crashed(cluster)
-    healthy = (seat for seat in before.seats if seat.slot in cluster.usable and seat.slot not in bad)
-    staying = sum(seat.rank not in crashed for seat in healthy)
+    healthy = {seat.rank for seat in before.seats if seat.slot in cluster.usable and seat.slot not in bad} - crashed
+    staying = len(healthy) - _moved_in_groups(cluster, before, plan, healthy)
     kept = len(before.by_slot.keys() & plan.by_slot.keys())
     if kept < staying - (before.world_size - plan.world_size):
         yield "ranks of replicas that stay are moved without need"
+
+
+def _moved_in_groups(cluster: Cluster, before: Plan, plan: Plan, healthy: Collection[int]) -> int:
+    """Return how many healthy ranks may have moved with a lost one before the job shrank: one group for each new one.
+
+    A group is new when all of its slots are, and they lie in one domain.
+    """
+    if not before.mesh.grouped:
+        return 0
+    size, now = before.mesh.inner, plan.by_slot
+    groups = [range(first, first + size) for first in range(0, before.world_size, size)]
+    left = [group for group in groups if not any(before.seats[rank].slot in now for rank in group)]
+    new = [[seat.slot for seat in plan.seats[first : first + size]] for first in range(0, plan.world_size, size)]
+    arrived = sum(spread(cluster.machine, group) == 1 for group in new if before.by_slot.keys().isdisjoint(group))
+    damaged = [sum(rank in healthy for rank in group) for group in left]
+    return sum(sorted((number for number in damaged if number < size), reverse=True)[:arrived])
 
 
 def _crashed(cluster: Cluster) -> frozenset[int]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tlaunch.launcher.core.blame import judge
 from tlaunch.launcher.core.cluster import Cluster
-from tlaunch.launcher.core.decisions import Decision, Restart, Shrink, Stop, Swap, Wait
+from tlaunch.launcher.core.decisions import Decision, MoveGroup, Restart, Shrink, Stop, Swap, Wait
 from tlaunch.launcher.core.draft import Draft
 from tlaunch.launcher.core.events import (
     AckOverdue,
@@ -172,15 +172,23 @@ def _failures(cluster: Cluster, events: Sequence[Event], crash: RankFailed | Non
 
 def _settle(draft: Draft, failure: Failure, pending: Sequence[Failure], policy: Policy) -> Stop | Wait | None:
     """Decide about one failure. Returns a decision that holds for the whole job, if it is one."""
-    decision = _ask(draft, draft.advised(failure, pending), policy)
+    if failure.rank in draft.moved:
+        return None  # with its group
+    failure = draft.advised(failure, [each for each in pending if each.rank not in draft.moved])
+    decision = _ask(draft, failure, policy)
+    offer = f"offered, but not taken: {failure.group_move}"
+    if failure.group_move is not None and not isinstance(decision, MoveGroup) and offer not in draft.reasons:
+        draft.reasons.append(offer)
     match decision:
+        case MoveGroup() if failure.group_move is not None:
+            draft.move_group(failure.rank, failure.group_move)
         case Restart():
             draft.restart(failure.rank, draft.plan.restarts + 1)
         case Swap(to=to):
             draft.swap(failure.rank, to)
         case Shrink(replicas=replicas):
             draft.give_up(failure.rank, replicas)
-        case _:
+        case Wait() | Stop():
             return decision
     return None
 
@@ -205,7 +213,7 @@ def _ask(draft: Draft, failure: Failure, policy: Policy) -> Decision:
 
 def _said(decision: object) -> str:
     """Return what a policy said, which may be anything."""
-    known = isinstance(decision, Restart | Swap | Shrink | Wait | Stop)
+    known = isinstance(decision, Restart | Swap | MoveGroup | Shrink | Wait | Stop)
     return one_line(str(decision), 100) if known else type(decision).__name__
 
 

@@ -11,6 +11,7 @@ from tlaunch.launcher.core.decisions import Decision, Restart, Shrink, Stop, Swa
 from tlaunch.launcher.core.events import Exit, one_line
 from tlaunch.topology.explain import count
 from tlaunch.topology.model import Slot
+from tlaunch.topology.regroup import GroupMove
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,8 @@ class Failure:
     lost or does not respond (``node``). ``spare``: the spare that suits it best when all ranks that need one are looked
     at together (those of one node stay on one node where possible); ``None`` when the swap scope has none for it.
     ``tries``: how many tries in a row, this one included, have ended with the same exception at the same place.
+    ``group_move``: an offer to move its whole innermost group to another NVLink domain, when a swap would leave the
+    group in several domains or cannot be had; the ladder never takes it, as it moves ranks that are healthy.
     """
 
     kind: Literal["crash", "slot", "node"]
@@ -30,6 +33,7 @@ class Failure:
     exit: Exit | None = None
     spare: Slot | None = None
     tries: int = 1
+    group_move: GroupMove | None = None
 
     def __str__(self) -> str:
         what = {"crash": "failed", "slot": "lost its slot", "node": "lost its node"}[self.kind]

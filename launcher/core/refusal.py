@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import isfinite
 
 from tlaunch.launcher.core.cluster import Cluster
-from tlaunch.launcher.core.decisions import Restart, Shrink, Stop, Swap, Wait
+from tlaunch.launcher.core.decisions import MoveGroup, Restart, Shrink, Stop, Swap, Wait
 from tlaunch.launcher.core.draft import Draft
 from tlaunch.launcher.core.policy import Failure
 from tlaunch.topology.model import REACH, Slot, distance
@@ -14,7 +14,7 @@ from tlaunch.topology.model import REACH, Slot, distance
 def refusal(decision: object, failure: Failure, draft: Draft) -> str | None:
     """Return what is wrong with a decision about ``failure``, ``None`` when it can be carried out."""
     match decision:
-        case Restart() | Swap() | Shrink():
+        case Restart() | Swap() | MoveGroup() | Shrink():
             return _change(decision, failure, draft)
         case Wait():
             return _wait(decision, draft.cluster)
@@ -43,7 +43,7 @@ def _wait(decision: Wait, cluster: Cluster) -> str | None:
     return None
 
 
-def _change(decision: Restart | Swap | Shrink, failure: Failure, draft: Draft) -> str | None:
+def _change(decision: Restart | Swap | MoveGroup | Shrink, failure: Failure, draft: Draft) -> str | None:
     limit = draft.cluster.spec.max_restarts
     if failure.kind == "crash" and draft.plan.restarts >= limit:
         return f"--max-restarts {limit} reached"
@@ -53,6 +53,10 @@ def _change(decision: Restart | Swap | Shrink, failure: Failure, draft: Draft) -
         return f"the failure is that of rank {failure.rank}"
     if isinstance(decision, Swap):
         return _swap(decision, failure, draft.cluster)
+    if isinstance(decision, MoveGroup):
+        return (
+            None if failure.group_move is not None else "no other NVLink domain in the scope is offered for its group"
+        )
     return None if failure.kind == "crash" else f"{failure.slot} cannot be used: {failure.reason}"
 
 

@@ -19,7 +19,7 @@ from tlaunch.launcher.core.assign import Assignment, assignments
 from tlaunch.launcher.core.blame import TRIES
 from tlaunch.launcher.core.cluster import Cluster
 from tlaunch.launcher.core.codec import decode, encode
-from tlaunch.launcher.core.decisions import Decision, Restart, Shrink, Stop, Swap, Wait
+from tlaunch.launcher.core.decisions import Decision, MoveGroup, Restart, Shrink, Stop, Swap, Wait
 from tlaunch.launcher.core.detect import detect, next_deadline
 from tlaunch.launcher.core.events import Exit
 from tlaunch.launcher.core.plan import Plan
@@ -93,6 +93,8 @@ class Hostile(Policy):
             Restart(failure.rank + 1),
             Swap(failure.rank, slot),
             Swap(failure.rank, slot),
+            MoveGroup(failure.rank),
+            MoveGroup(draw),
             Swap(failure.rank, failure.slot),
             Swap((failure.rank + draw) % cluster.plan.world_size, slot),
             Swap(failure.rank, Slot("elsewhere", draw)),
@@ -313,8 +315,18 @@ def check_moves(before: Cluster, last: Plan, plan: Plan) -> None:
     for old, new in zip(last.seats, plan.seats, strict=True):
         if old.slot == new.slot:
             continue
-        lost = old.slot.node not in before.alive or old.slot in bad or old.slot in before.bad
-        assert lost or old.rank in crashed, "a rank that was not affected keeps its number and slot"
+        members = last.mesh.group_of(old.rank) if last.mesh.dims[-1][0] != "dp" else (old.rank,)
+        affected = [
+            member
+            for member in members
+            if (slot := last.seats[member].slot).node not in before.alive or slot in bad or slot in before.bad
+        ]
+        assert affected or old.rank in crashed, "a rank that was not affected keeps its number and slot"
+        lost = old.rank in affected
+        if not lost and old.rank not in crashed:
+            homes = {before.machine.node_of(plan.seats[member].slot).domain_key for member in members}
+            assert len(homes) == 1, "a healthy rank moves only with its group, into one NVLink domain"
+            assert all(plan.seats[member].slot != last.seats[member].slot for member in members)
         assert new.slot not in last.by_slot or lost or crashed
         here, there = before.machine.node_of(old.slot), before.machine.node_of(new.slot)
         assert distance(here, there) <= REACH[before.spec.swap_scope], "no spare outside the scope is used"

@@ -9,9 +9,9 @@ import pytest
 
 import tlaunch
 from tests.core.world import World, racks
-from tlaunch.launcher.core.decisions import Decision, Restart, Shrink, Stop, Swap, Wait
+from tlaunch.launcher.core.decisions import Decision, MoveGroup, Restart, Shrink, Stop, Swap, Wait
 from tlaunch.launcher.core.plan import Result
-from tlaunch.topology.model import Node, Slot
+from tlaunch.topology.model import Machine, Node, Slot
 
 
 class MyPolicy(tlaunch.Policy):
@@ -115,6 +115,68 @@ def test_a_policy_may_stop_with_its_own_code() -> None:
     world.crash(1)
     world.look()
     assert world.result == Result(7, "enough", "Traceback of rank 1\nRuntimeError: boom")
+
+
+# --- moving a whole group --------------------------------------------------------------------------------------------
+
+
+def nodes_with_nvlink(count: int) -> Machine:
+    """Return one rack of nodes of four slots, each of which is an NVLink domain."""
+    return Machine(tuple(Node(f"n{index}", 4, domain=f"n{index}", rack="r") for index in range(count)))
+
+
+def take_the_offer(failure: tlaunch.Failure, _: tlaunch.Cluster) -> Decision:
+    return MoveGroup(failure.rank) if failure.group_move else Swap(failure.rank, cast("Slot", failure.spare))
+
+
+def test_a_policy_may_move_a_whole_group() -> None:
+    world = World.started(nodes_with_nvlink(3), "dp=2,tp=4", 4, policy=Scripted(take_the_offer))
+    before = world.seats()
+    world.fail(before[1])
+    world.fail(before[2])
+    world.look()
+    assert {rank: str(slot) for rank, slot in world.seats().items() if slot != before[rank]} == {
+        rank: f"n2/gpu-{rank}" for rank in range(4)
+    }
+    assert world.plan.decisions == (
+        "move ranks 0-3 (tp=4) to the NVLink domain of n2, instead of 2 domains; 2 of them are healthy",
+    )
+    assert isinstance(world.policy, Scripted)
+    assert len(world.policy.asked) == 1, "rank 2 has moved with its group"
+    assert [str(slot) for slot in world.cluster.spares] == ["n0/gpu-0", "n0/gpu-3"]
+
+
+def test_the_ladder_moves_no_healthy_rank_but_says_what_it_could() -> None:
+    world = World.started(nodes_with_nvlink(3), "dp=2,tp=4", 4)
+    before = world.seats()
+    world.fail(before[1])
+    world.look()
+    assert [rank for rank, slot in world.seats().items() if slot != before[rank]] == [1]
+    assert world.plan.reasons[-1] == (
+        "offered, but not taken: move ranks 0-3 (tp=4) to the NVLink domain of n2, instead of 2 domains; "
+        "3 of them are healthy"
+    )
+
+
+def test_a_group_may_move_and_the_job_shrink_at_once() -> None:
+    world = World.started(nodes_with_nvlink(5), "dp=3,tp=4", 8, policy=Scripted(take_the_offer, Shrink()))
+    before = world.seats()
+    world.fail(before[1])
+    world.fail(before[9])
+    world.look()
+    assert str(world.plan.mesh) == "dp=2,tp=4"
+    assert [str(world.seats()[rank]) for rank in range(4)] == [f"n4/gpu-{rank}" for rank in range(4)]
+
+
+def test_without_an_offer_the_ladder_decides() -> None:
+    world = job(MoveGroup(0))
+    world.lose("r0-n0")
+    world.look()
+    assert world.plan.reasons[0] == (
+        "policy Scripted: move the whole group of rank 0 is refused: no other NVLink domain in the scope is offered "
+        "for its group; the ladder decides"
+    )
+    assert world.seats()[0] == Slot("r0-n2", 0)
 
 
 # --- refused ---------------------------------------------------------------------------------------------------------
