@@ -24,17 +24,18 @@ class Target(Protocol):
     def fail(self, index: int, reason: str) -> None: ...
 
 
-async def obey(store: Store, keys: Keys, node: str, slots: Target, retry: float) -> NoReturn:
+async def obey(store: Store, keys: Keys, node: str, slots: Target, *, head: Mirror, retry: float) -> NoReturn:
     """Carry out the commands for this node, for ever. Each is deleted before it is done, so that none is done twice."""
+    prefix = keys.node_commands(node)
+    reader = head.reader()
     while True:
         try:
-            async with Mirror(store, keys.node_commands(node)) as mirror:
-                while True:
-                    for kv in sorted(mirror.items.values(), key=lambda kv: kv.mod_revision):
-                        taken = await store.txn([Compare(kv.key, mod_revision=kv.mod_revision)], [Delete(kv.key)])
-                        if taken.succeeded:
-                            _do(decode(NodeCommand, kv.value, kv.key), slots)
-                    await mirror.changed(None)
+            ours = [kv for key, kv in head.items.items() if key.startswith(prefix)]
+            for kv in sorted(ours, key=lambda kv: kv.mod_revision):
+                taken = await store.txn([Compare(kv.key, mod_revision=kv.mod_revision)], [Delete(kv.key)])
+                if taken.succeeded:
+                    _do(decode(NodeCommand, kv.value, kv.key), slots)
+            await reader.changed(None)
         except StoreRefused:
             raise
         except (StoreError, CodecError) as error:

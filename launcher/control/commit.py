@@ -11,14 +11,12 @@ from tlaunch.launcher.control.election import Fence
 from tlaunch.launcher.control.layout import Keys
 from tlaunch.launcher.core.assign import Assignment, Generation
 from tlaunch.launcher.core.codec import encode
-from tlaunch.launcher.core.plan import Plan
+from tlaunch.launcher.core.stored import KEPT_PLANS, StoredPlan
 from tlaunch.launcher.store.protocol import Compare, Delete, Put, Store
 
 TXN_PUTS = 100
+TXN_DELETES = 20
 """etcd refuses transactions of more than 128 operations by default (``--max-txn-ops``)."""
-
-KEPT_PLANS = 16
-"""How many plans the store holds: a job may see hundreds of failures, and a plan may take hundreds of kilobytes."""
 
 
 class Committed(Enum):
@@ -39,9 +37,16 @@ class Ledger:
     fence: Fence
 
     async def commit(
-        self, head_revision: int, plan: Plan, head: Generation, changed: Mapping[str, Assignment]
+        self,
+        head_revision: int,
+        plan: StoredPlan,
+        head: Generation,
+        changed: Mapping[str, Assignment],
+        outdated: Sequence[int] = (),
     ) -> Committed:
         """Make ``plan`` the current one. ``head_revision``: mod_revision of the previous generation key, 0 for none.
+
+        ``outdated``: the generations of plans that are to go.
 
         Assignments that do not fit into the one transaction are written before it: an agent heeds an assignment only
         once its generation is the current one. Raises ``StoreUnknown`` when the outcome is open; the caller reads
@@ -49,9 +54,10 @@ class Ledger:
         ``BadRequest``, for a store that takes less than ours does, except that assignments may have been written.
         """
         keys = self.keys
-        current = [Put(keys.plan(plan.generation), encode(plan)), Put(keys.generation, encode(head))]
-        expired = plan.generation - KEPT_PLANS
-        oldest = [Delete(keys.plan(expired)), Delete(keys.rendezvous(expired))] if expired > 0 else []
+        current = [Put(keys.plan(head.number), encode(plan)), Put(keys.generation, encode(head))]
+        oldest = [Delete(keys.plan(generation)) for generation in outdated[:TXN_DELETES]]
+        if head.number > KEPT_PLANS:
+            oldest.append(Delete(keys.rendezvous(head.number - KEPT_PLANS)))
         compare = [self.fence.compare(), Compare(keys.generation, mod_revision=head_revision)]
         batches = list(_batches([Put(keys.assign(node), encode(given)) for node, given in changed.items()]))
         last = batches.pop() if batches and len(batches[-1]) <= TXN_PUTS - 2 else []

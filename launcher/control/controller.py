@@ -35,6 +35,7 @@ from tlaunch.launcher.core.plan import Plan
 from tlaunch.launcher.core.planner import Outcome
 from tlaunch.launcher.core.policy import Policy
 from tlaunch.launcher.core.spec import JobSpec
+from tlaunch.launcher.core.stored import outdated, stored
 from tlaunch.launcher.store.mirror import Mirror
 from tlaunch.launcher.store.protocol import BadRequest, Compare, Delete, StoreFull, StoreUnknown
 from tlaunch.topology.model import Node
@@ -229,13 +230,16 @@ class Controller:
 
     async def _write(self, view: View, plan: Plan, cluster: Cluster) -> Committed:
         previous = dict(view.below(Assignment, self.ledger.keys.assigns))
-        wanted = assignments(plan, cluster.machine, previous)
+        wanted = {} if plan.result is not None else assignments(plan, cluster.machine, previous)
         changed = {node: given for node, given in wanted.items() if previous.get(node) != given}
+        # One that was written before, for a plan that was never committed, is news to its agent all the same.
+        told = {node for node, given in wanted.items() if given.generation == plan.generation}
         head = view.items.get(self.ledger.keys.generation)
         revision = 0 if head is None else head.mod_revision
-        record = generation_head(plan, self.spec)
+        record = generation_head(plan, self.spec, told)
         try:
-            return await self.ledger.commit(revision, plan, record, changed)
+            old = outdated(view.bases(), plan.generation)
+            return await self.ledger.commit(revision, stored(plan, view.base()), record, changed, old)
         except StoreUnknown as error:
             log.warning("generation %d: unknown whether it was committed (%s); reading again", plan.generation, error)
             return Committed.UNKNOWN

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import NoReturn
@@ -13,9 +14,14 @@ from tlaunch.launcher.control.membership import Membership
 from tlaunch.launcher.control.records import Leader
 from tlaunch.launcher.control.timing import Timing
 from tlaunch.launcher.core.codec import encode
-from tlaunch.launcher.store.protocol import BadRequest, Compare, Get, Put, Store, StoreError, StoreRefused, WatchBroken
+from tlaunch.launcher.store.mirror import Mirror, Reader
+from tlaunch.launcher.store.protocol import BadRequest, Compare, Get, Lease, Put, Store, StoreError, StoreRefused
 
 log = logging.getLogger(__name__)
+
+CANDIDATES = 2000
+"""How many agents run for office in a second, when nobody holds it. The first one gets it, and the others need not run.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,18 +36,33 @@ class Fence:
 
 
 async def campaign(
-    store: Store, keys: Keys, membership: Membership, timing: Timing, lead: Callable[[Fence], Awaitable[None]]
+    store: Store,
+    keys: Keys,
+    membership: Membership,
+    timing: Timing,
+    lead: Callable[[Fence], Awaitable[None]],
+    *,
+    head: Mirror,
+    nodes: int,
 ) -> NoReturn:
     """Try to become the controller, for ever. ``lead`` runs a term; it returns when it finds itself deposed.
 
-    A term ends at the latest when the lease under the leader key is lost. Raises ``JobGone``.
+    A term ends at the latest when the lease under the leader key is lost. ``head`` mirrors that key; ``nodes`` is how
+    many agents there are, about. Raises ``JobGone``.
     """
     registration = membership.registration
     leader = encode(Leader(registration.node.name, registration.incarnation))
     told = ""
+    reader = head.reader()
     while True:
         lease = await membership.lease()
         try:
+            if _taken(head, keys, leader, lease):
+                await reader.changed(None)
+                continue
+            await asyncio.sleep(random.uniform(0, nodes / CANDIDATES))  # noqa: S311  not a secret
+            if _taken(head, keys, leader, lease):
+                continue
             # A lease that is still ours but whose leader key is an old term's would make two terms look alike: the
             # create_revision tells them apart.
             result = await store.txn(
@@ -56,7 +77,7 @@ async def campaign(
                 await _until_lost(lead(Fence(keys.leader, result.reads[0][0].create_revision)), lease.lost())
             else:
                 membership.check(result.reads[1])
-                await _vacancy(store, keys.leader, result.revision)
+                await _shown(head, reader, keys, result.revision)
         except (StoreRefused, BadRequest):
             raise
         except StoreError as error:
@@ -64,6 +85,18 @@ async def campaign(
                 log.warning("%s", error)
             told = str(error)
             await asyncio.sleep(timing.retry)
+
+
+def _taken(head: Mirror, keys: Keys, leader: bytes, lease: Lease) -> bool:
+    """Whether somebody else leads, as far as the mirror shows."""
+    held = head.items.get(keys.leader)
+    return held is not None and (held.value, held.lease) != (leader, lease.id)
+
+
+async def _shown(head: Mirror, reader: Reader, keys: Keys, revision: int) -> None:
+    """Wait until the mirror shows the leader that we have lost to at ``revision``, or that there is none again."""
+    while keys.leader not in head.items and head.revision < revision:
+        await reader.changed(None)
 
 
 async def _until_lost(term: Awaitable[None], lost: Awaitable[None]) -> None:
@@ -77,11 +110,3 @@ async def _until_lost(term: Awaitable[None], lost: Awaitable[None]) -> None:
     for outcome in outcomes:
         if isinstance(outcome, Exception):
             raise outcome
-
-
-async def _vacancy(store: Store, key: str, revision: int) -> None:
-    """Return when the leader key has been deleted after ``revision``."""
-    async for changes in store.watch(key, revision):
-        if any(change.key == key and change.kv is None for change in changes.changes):
-            return
-    raise WatchBroken(f"the watch on {key} ended")

@@ -45,6 +45,14 @@ class OwnKey:
         self._retry = retry
         self._revision = 0
 
+    def first(self, value: bytes) -> Put:
+        """Return what writes the key in somebody else's transaction; ``adopt`` says that it has been done."""
+        return Put(self._key, value)
+
+    def adopt(self, revision: int) -> None:
+        """Take note that the key was written at this revision, or never when it is 0."""
+        self._revision = revision
+
     async def put(self, value: bytes) -> None:
         """Write, however long it takes until the store can be reached. Raises as ``insist`` does."""
         while not await insist(lambda: self._try(value), self._retry):

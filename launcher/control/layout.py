@@ -7,19 +7,21 @@ key                    value                                         written by 
 ``launcher``           :class:`Launcher`                             launcher                launcher
 ``agents/<node>``      :class:`Registration`                         agent                   agent
 ``nodes/<node>``       :class:`Node`, which outlives the agent       agent                   none
-``leader``             :class:`Leader`                               controller              agent
-``generation``         :class:`Generation`                           controller              none
+``head/leader``        :class:`Leader`                               controller              agent
+``head/generation``    :class:`Generation`                           controller              none
 ``plans/<gen>``        :class:`Plan`                                 controller              none
 ``assign/<node>``      :class:`Assignment`                           controller              none
-``rendezvous/<gen>``   :class:`Rendezvous`                           agent of rank 0's node  none
+``head/rendezvous/..`` :class:`Rendezvous`, by generation            agent of rank 0's node  none
 ``acks/<node>``        :class:`Ack`                                  agent                   none
 ``reports/<node>``     :class:`Report`                               agent                   none
 ``commands/job/...``   :class:`Drain` or :class:`Stop`, lasting      operator                none
-``commands/node/...``  :class:`KillRank`, ...; the agent deletes it  operator                none
+``head/commands/...``  :class:`KillRank`, ...; the agent deletes it  operator                none
 =====================  ============================================  ======================  ================
 
 ``reports/<node>`` and ``acks/<node>`` are states, not events: an agent overwrites its own, so that a new controller
 sees the same as the old one did, and nothing piles up. Of ``plans`` and ``rendezvous`` the last 16 are kept.
+
+``head/`` is what every agent watches, with one watch; so little stands there that each may know all of it.
 """
 
 from __future__ import annotations
@@ -57,11 +59,15 @@ class Keys:
 
     @property
     def leader(self) -> str:
-        return self.root + "leader"
+        return self.head + "leader"
+
+    @property
+    def head(self) -> str:
+        return self.root + "head/"
 
     @property
     def generation(self) -> str:
-        return self.root + "generation"
+        return self.head + "generation"
 
     @property
     def plans(self) -> str:
@@ -98,7 +104,7 @@ class Keys:
 
     @property
     def meetings(self) -> str:
-        return self.root + "rendezvous/"
+        return self.head + "rendezvous/"
 
     def rendezvous(self, generation: int) -> str:
         return f"{self.meetings}{generation:08d}"
@@ -118,4 +124,4 @@ class Keys:
         return self.job_commands + "stop"
 
     def node_commands(self, node: str) -> str:
-        return f"{self.root}commands/node/{node}/"
+        return f"{self.head}commands/{node}/"

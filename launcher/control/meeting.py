@@ -93,11 +93,12 @@ class Venue:
             over()
 
 
-async def find_meeting(meetings: Mirror, keys: Keys, generation: int, timeout: float) -> Rendezvous:
+async def find_meeting(head: Mirror, keys: Keys, generation: int, timeout: float) -> Rendezvous:
     """Wait until the rendezvous of a generation has been published, for ``timeout`` seconds at most.
 
-    ``meetings`` mirrors all of them: a watch that stands already brings news at once, a new one only within 0.1 s.
+    ``head`` mirrors all of them: a watch that stands already brings news at once, a new one only within 0.1 s.
     """
+    meetings = head.reader()
     key = keys.rendezvous(generation)
     deadline = time.monotonic() + timeout
     while key not in meetings.items:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
 from tlaunch.errors import InputError, TlaunchError
@@ -45,16 +45,21 @@ class Membership:
         self._lease: Lease | None = None
         self._joined = asyncio.Event()
 
-    async def join(self) -> None:
-        """Take a lease and register. Raises ``NodeTaken`` when somebody else holds the name, and ``JobGone``."""
+    async def join(self, *also: Put) -> int:
+        """Take a lease and register, and write other keys of ours in the same step.
+
+        Returns the revision at which that was done, or 0 when we were registered already: then only the registration
+        was written. Raises ``NodeTaken`` when somebody else holds the name, and ``JobGone``.
+        """
         lease = await self._store.lease(self._timing.lease)
         try:
-            await self._register(lease)
+            revision = await self._register(lease, also)
         except BaseException:
             await lease.revoke()
             raise
         self._lease = lease
         self._joined.set()
+        return revision
 
     async def keep(self) -> NoReturn:
         """Join again, with a new lease, each time the present one is lost.
@@ -78,7 +83,7 @@ class Membership:
     async def renew(self) -> None:
         """Write the registration again: somebody has deleted it while our lease lived on."""
         if self._lease is not None and self._joined.is_set():
-            await self._register(self._lease)
+            await self._register(self._lease, ())
 
     async def leave(self) -> None:
         """Give up the registration and everything else that hangs on the lease."""
@@ -94,18 +99,18 @@ class Membership:
         if found != self.job:
             raise JobGone(self._keys)
 
-    async def _register(self, lease: Lease) -> None:
+    async def _register(self, lease: Lease, also: Iterable[Put]) -> int:
         node = self.registration.node
         key = self._keys.agent(node.name)
         value = encode(self.registration)
-        ours = [Put(key, value, lease.id), Put(self._keys.node(node.name), encode(node))]
+        ours = [Put(key, value, lease.id), Put(self._keys.node(node.name), encode(node)), *also]
         vacant = Compare(key, create_revision=0)
         spec = Get(self._keys.spec)
         compare = [vacant] if self.job is None else [self.job, vacant]
         result = await self._store.txn(compare, [*ours, spec], [Get(key), spec])
         self.check(result.reads[-1])
         if result.succeeded:
-            return
+            return result.revision
         for held in result.reads[0]:
             holder = decode(Registration, held.value, key)
             if holder.incarnation != self.registration.incarnation:
@@ -115,3 +120,4 @@ class Membership:
                 )
         # It is our own, from before the lease was lost, or the answer to the first attempt went astray.
         await self._store.put(key, value, lease=lease.id)
+        return 0

@@ -78,12 +78,14 @@ class Participant:
         self._venue = venue
         self._timing = timing
         self._name = registration.node.name
+        # The controller waits for rank 0's node for the first part of it, so that nobody else blames himself before.
+        self._patience = spec.ack_timeout + timing.lease
         keys = self._keys = Keys(spec.job_id)
         self._report_due = asyncio.Event()
         self._report = OwnKey(store, keys.report(self._name), timing.retry)
         self._ack = OwnKey(store, keys.ack(self._name), timing.retry)
         self._membership = Membership(store, keys, registration, timing)
-        self._meetings = Mirror(store, keys.meetings)
+        self._mirror = Mirror(store, keys.head, gap=timing.gap)
 
     def report_due(self) -> None:
         """Have the slots' report written anew."""
@@ -91,19 +93,20 @@ class Participant:
 
     async def take_part(self, *beside: Coroutine[Any, Any, None]) -> None:
         """Take part until the job has a result, and let other things of the node run beside it."""
+        membership, report = self._membership, encode(self._slots.report)
         # What an agent of this name may have reported before us concerns nobody any more.
+        self._report.adopt(await membership.join(self._report.first(report)))
         await self._report.put(encode(self._slots.report))
-        membership = self._membership
-        await membership.join()
-        async with (
-            Mirror(self._store, self._keys.generation, gap=self._timing.gap) as head,
-            self._meetings,
-        ):
+        async with self._mirror as head:
             await until_first(
                 self._follow(head),
                 membership.keep(),
-                campaign(self._store, self._keys, membership, self._timing, lambda fence: self._lead(fence, head)),
-                obey(self._store, self._keys, self._name, self._slots, self._timing.retry),
+                campaign(
+                    *(self._store, self._keys, membership, self._timing, self._lead),
+                    head=head,
+                    nodes=self._spec.nodes,
+                ),
+                obey(self._store, self._keys, self._name, self._slots, head=head, retry=self._timing.retry),
                 self._keep_reporting(),
                 *beside,
             )
@@ -112,14 +115,14 @@ class Participant:
         """Leave the job."""
         await self._membership.leave()
 
-    async def _lead(self, fence: Fence, head: Mirror) -> None:
+    async def _lead(self, fence: Fence) -> None:
         log.info("node %s is the controller", self._name)
         controller = Controller(
             ledger=Ledger(self._store, self._keys, fence),
             spec=self._spec,
             policy=self._policy,
             timing=self._timing,
-            contact_since=lambda: head.in_contact_since,
+            contact_since=lambda: self._mirror.in_contact_since,
         )
         await controller.run()
 
@@ -127,18 +130,28 @@ class Participant:
         """Apply one generation after the other; a newer one interrupts what is still being done for an older one."""
         applying: asyncio.Task[None] | None = None
         applied = 0
+        held: Assignment | None = None
+        # Until something is written there is nothing to follow; and each loss of contact is a reason to look again.
+        looked = (0, head.in_contact_since)
         try:
             while True:
-                generation, assignment = await self._read()
-                if (generation.number if generation else 0) < applied:
-                    raise JobGone(self._keys)
-                # Where many nodes change, assignments are written before the plan that they belong to is committed.
-                if generation and assignment and assignment.generation <= generation.number > applied:
-                    await interrupt(applying)
-                    if generation.result is not None:
-                        return
-                    applying = asyncio.create_task(self._apply(generation, assignment))
-                    applied = generation.number
+                kv = head.items.get(self._keys.generation)
+                look = (kv.mod_revision if kv else 0, head.in_contact_since)
+                if look != looked:
+                    generation = None if kv is None else decode(Generation, kv.value, kv.key)
+                    concerned = look[1] != looked[1] or held is None or _concerns(self._name, generation, applied)
+                    looked = look
+                    if concerned:
+                        generation, held = await self._read()
+                    if (generation.number if generation else 0) < applied:
+                        raise JobGone(self._keys)
+                    # Where many nodes change, assignments are written before the plan that they belong to is committed.
+                    if generation and held and held.generation <= generation.number > applied:
+                        await interrupt(applying)
+                        if generation.result is not None:
+                            return
+                        applying = asyncio.create_task(self._apply(generation, held))
+                        applied = generation.number
                 await changed(head, applying)
         finally:
             await interrupt(applying)
@@ -158,17 +171,22 @@ class Participant:
             assignment = Assignment(head.number - 1, None, ())
         return head, assignment
 
-    async def _apply(self, head: Generation, assignment: Assignment) -> None:
+    async def _apply(self, head: Generation, given: Assignment) -> None:
+        assignment = given.under(head)
+        acks = given.generation == head.number
         try:
-            await self._slots.yield_stale(head, assignment)
-            self._venue.close()
-            await self._start(head, assignment)
-            if assignment.generation == head.number:
+            async with asyncio.timeout(self._patience):
+                await self._slots.yield_stale(head, assignment)
+                self._venue.close()
+                await self._start(head, assignment)
+            if acks:
                 await self._ack.put(encode(Ack(head.number)))
             await self._slots.warm(assignment)
-        except TlaunchError:
-            # No ack goes out, and the controller's deadline for it is the next step.
+        except (TlaunchError, TimeoutError) as error:
             log.exception("generation %d could not be applied", head.number)
+            if not acks:
+                # Else no ack goes out, and the controller's deadline for it is the next step.
+                self._slots.give_up(assignment.seats, error)
 
     async def _start(self, head: Generation, assignment: Assignment) -> None:
         starting = self._slots.to_start(assignment)
@@ -182,7 +200,7 @@ class Participant:
             await insist(lambda: self._store.put(key, encode(place)), self._timing.retry)
         elif starting:
             # As long as the controller waits for rank 0's node; what it does then is a new generation.
-            place = await find_meeting(self._meetings, self._keys, head.number, self._spec.ack_timeout)
+            place = await find_meeting(self._mirror, self._keys, head.number, self._patience)
         else:
             return
         await self._slots.start(head, assignment, place)
@@ -195,3 +213,10 @@ class Participant:
             await self._report_due.wait()
             self._report_due.clear()
             await self._report.put(encode(self._slots.report))
+
+
+def _concerns(node: str, head: Generation | None, applied: int) -> bool:
+    """Whether a node that has applied generation ``applied`` must read its assignment anew."""
+    if head is None or head.number != applied + 1:
+        return True
+    return head.result is None and (head.changed is None or node in head.changed)

@@ -280,6 +280,9 @@ class Slots:
                 running.process.kill(signal.SIGKILL)
             _, late = await asyncio.wait(waiting, timeout=self._timing.reap)
         if late:
+            for running in ending:
+                if not running.process.ended.done():
+                    self.fail(running.seat.index, "its process does not die of SIGKILL")
             raise Stuck(
                 f"{len(late)} processes on {self._node.name} did not die of SIGKILL within {self._timing.reap:g} s"
             )

@@ -16,6 +16,7 @@ from tlaunch.launcher.core.codec import CodecError, decode
 from tlaunch.launcher.core.events import Exit
 from tlaunch.launcher.core.plan import Plan
 from tlaunch.launcher.core.spec import JobSpec
+from tlaunch.launcher.core.stored import KEPT_PLANS, StoredPlan, restored
 from tlaunch.launcher.store.protocol import KeyValue
 from tlaunch.topology.model import Machine, Node, Slot
 
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-ESSENTIAL = (JobSpec, Plan)
+ESSENTIAL = (JobSpec, StoredPlan)
 """What no job can go on without. Anything else that does not fit its class counts as absent: what one node or operator
 has written must not end one controller after the other."""
 
@@ -39,6 +40,7 @@ class View:
     keys: Keys
     items: Mapping[str, KeyValue]
     _decoded: dict[str, tuple[int, object]] = field(default_factory=dict)
+    _plans: dict[int, Plan] = field(default_factory=dict)
 
     def one(self, cls: type[T], key: str) -> T | None:
         """Return what stands under ``key``."""
@@ -51,10 +53,36 @@ class View:
             if key.startswith(prefix) and (value := self._decode(cls, kv)) is not None:
                 yield key.removeprefix(prefix), value
 
+    def plans(self) -> tuple[Plan, ...]:
+        """Return the latest plans, oldest first; the last one is current.
+
+        Raises:
+            NoBase: one of them cannot be put together.
+        """
+        found = {plan.plan.generation: plan for _, plan in self.below(StoredPlan, self.keys.plans)}
+        latest = sorted(found)[-KEPT_PLANS:]
+        if latest != [*self._plans]:
+            known, self._plans = self._plans, {}
+            for number in latest:
+                base = found[number].base
+                before = None if base not in found else restored(found[base], None)
+                self._plans[number] = known[number] if number in known else restored(found[number], before)
+        return tuple(self._plans.values())
+
+    def base(self) -> Plan | None:
+        """Return the base of the current plan."""
+        head = max(self.bases(), default=None)
+        found = None if head is None else self.one(StoredPlan, self.keys.plan(self.bases()[head]))
+        return None if found is None else restored(found, None)
+
+    def bases(self) -> Mapping[int, int]:
+        """Return the base of every stored plan."""
+        return {plan.plan.generation: plan.base for _, plan in self.below(StoredPlan, self.keys.plans)}
+
     def head(self) -> Plan | None:
         """Return the current plan."""
-        last = max((key for key in self.items if key.startswith(self.keys.plans)), default=None)
-        return None if last is None else self.one(Plan, last)
+        plans = self.plans()
+        return plans[-1] if plans else None
 
     def _decode(self, cls: type[T], kv: KeyValue) -> T | None:
         known = self._decoded.get(kv.key)
@@ -90,7 +118,7 @@ class Moment:
 
 def snapshot(view: View, spec: JobSpec, moment: Moment, gone: frozenset[str]) -> Cluster:
     """Build the snapshot. ``gone``: nodes that are certainly lost whatever the lease says."""
-    history = tuple(plan for _, plan in sorted(view.below(Plan, view.keys.plans)))
+    history = view.plans()
     plan = history[-1] if history else None
     records = view.below(Registration, view.keys.agents)
     registered = {name: record.node for name, record in records if name == record.node.name}
@@ -165,11 +193,18 @@ def _exits(view: View, plan: Plan | None) -> Mapping[int, Exit]:
 
 
 def _acked(view: View, plan: Plan | None) -> frozenset[str]:
-    """Return the nodes that have applied the plan; one for which nothing changed has nothing to apply."""
+    """Return the nodes that have applied the plan, as far as they say so.
+
+    A node for which nothing changed needs not; that of rank 0 says so by opening the rendezvous. What else goes wrong
+    when ranks are started again is in the node's report.
+    """
     if plan is None:
         return frozenset()
     unchanged = {
         name for name, given in view.below(Assignment, view.keys.assigns) if given.generation < plan.generation
     }
     acked = {name for name, ack in view.below(Ack, view.keys.acks) if ack.generation >= plan.generation}
+    closed = bool(plan.seats) and plan.seats[0].since == plan.generation
+    if closed and view.keys.rendezvous(plan.generation) not in view.items:
+        return frozenset(unchanged | acked) - {plan.seats[0].slot.node}
     return frozenset(unchanged | acked)

@@ -9,6 +9,7 @@ from tlaunch.launcher.core.codec import MAX_BYTES, CodecError, encode
 from tlaunch.launcher.core.events import Event, NodesReady, StartOverdue
 from tlaunch.launcher.core.generations import ending, following
 from tlaunch.launcher.core.plan import Plan, Result
+from tlaunch.launcher.core.stored import stored
 from tlaunch.topology.explain import count
 from tlaunch.topology.model import TopologyError
 from tlaunch.topology.placement import place
@@ -70,7 +71,7 @@ def _placed(cluster: Cluster, events: Sequence[Event]) -> Plan:
 
 def _fits(plan: Plan) -> bool:
     try:
-        return len(encode(plan)) <= FIRST_PLAN_BYTES
+        return len(encode(stored(plan, None))) <= FIRST_PLAN_BYTES
     except CodecError:
         return False
 

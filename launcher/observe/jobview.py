@@ -94,13 +94,12 @@ def read(reader: Reader, asked: Machine | None = None) -> JobView:
     kept decodes only what has changed.
 
     Raises:
-        CodecError: a record in the store is not what it should be.
+        CodecError, NoBase: a record in the store is not what it should be.
     """
     keys = reader.keys
     registered = {name: record.node for name, record in reader.below(Registration, keys.agents)}
     nodes: dict[str, Node] = {node.name: node for node in asked} if asked else {}
     nodes |= dict(reader.below(Node, keys.nodes)) | registered
-    history = sorted((plan for _, plan in reader.below(Plan, keys.plans)), key=lambda plan: plan.generation)
     leader = reader.one(Leader, keys.leader)
     return JobView(
         job_id=keys.job,
@@ -108,7 +107,7 @@ def read(reader: Reader, asked: Machine | None = None) -> JobView:
         machine=Machine(tuple(nodes.values())),
         alive=frozenset(registered),
         leader=leader.node if leader else None,
-        history=tuple(history),
+        history=reader.plans(),
     )
 
 

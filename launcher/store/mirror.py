@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import random
 import time
+import weakref
 from collections.abc import Mapping
 from contextlib import aclosing
 from types import MappingProxyType, TracebackType
@@ -46,6 +47,7 @@ class Mirror:
         if not prefixes or any(a.startswith(b) for a, b in itertools.permutations(prefixes, 2)):
             raise ValueError(f"a mirror needs prefixes that do not contain each other, not {prefixes}")
         self._copy = _Copy()
+        self._first = Reader(self)
         self._parts = [_Part(store, prefix, self._copy, gap) for prefix in prefixes]
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -74,28 +76,34 @@ class Mirror:
     async def changed(self, timeout: float | None) -> bool:
         """Return true as soon as anything may have changed since the last call, false after ``timeout`` seconds.
 
-        A loss of contact counts as a change, and so does its return. One task may wait at a time.
+        A loss of contact counts as a change, and so does its return. One task may wait at a time; others that want to
+        know have a :meth:`reader` each.
 
         Raises:
             StoreRefused: the store does not let us in any more; the mirror has ended.
 
         """
-        try:
-            async with asyncio.timeout(timeout):
-                await self._copy.news.wait()
-        except TimeoutError:
-            return False
+        return await self._first.changed(timeout)
+
+    def reader(self) -> Reader:
+        """Return a reader of its own for another task, to which everything that happens from now on is news."""
+        return Reader(self)
+
+    def add(self, news: asyncio.Event) -> None:
+        """Set ``news`` at each change, for as long as anybody else holds it."""
+        self._copy.news.add(news)
+
+    def check(self) -> None:
+        """Raise ``StoreRefused`` when the mirror has ended."""
         for task in self._tasks:
             if task.done():
                 task.result()
-        self._copy.news.clear()
-        return True
 
     async def __aenter__(self) -> Self:
         await asyncio.gather(*(part.list() for part in self._parts))
         for part in self._parts:
             task = asyncio.create_task(part.follow(), name=f"mirror of {part.prefix}")
-            task.add_done_callback(lambda _: self._copy.news.set())
+            task.add_done_callback(lambda _: self._copy.tell())
             self._tasks.append(task)
         return self
 
@@ -108,13 +116,43 @@ class Mirror:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
+class Reader:
+    """One task's way to read a mirror: each has its own idea of what is news."""
+
+    def __init__(self, mirror: Mirror) -> None:
+        self._mirror = mirror
+        self._news = asyncio.Event()
+        mirror.add(self._news)
+
+    @property
+    def items(self) -> Mapping[str, KeyValue]:
+        """See :attr:`Mirror.items`."""
+        return self._mirror.items
+
+    async def changed(self, timeout: float | None) -> bool:
+        """See :meth:`Mirror.changed`."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._news.wait()
+        except TimeoutError:
+            return False
+        self._mirror.check()
+        self._news.clear()
+        return True
+
+
 class _Copy:
-    """The keys, and the event that tells that they are not what they were."""
+    """The keys, and the events that tell that they are not what they were."""
 
     def __init__(self) -> None:
         self._items: dict[str, KeyValue] = {}
         self.view: Mapping[str, KeyValue] = MappingProxyType(self._items)
-        self.news = asyncio.Event()
+        self.news = weakref.WeakSet[asyncio.Event]()
+
+    def tell(self) -> None:
+        """Tell every reader."""
+        for news in self.news:
+            news.set()
 
     def replace(self, prefix: str, listing: Listing) -> None:
         """Make the copy below ``prefix`` equal to the listing."""
@@ -124,7 +162,7 @@ class _Copy:
             for key in stale.keys() - fresh.keys():
                 del self._items[key]
             self._items.update(fresh)
-            self.news.set()
+            self.tell()
 
     def apply(self, changes: Changes) -> None:
         """Bring the copy forward by what a watch has brought."""
@@ -133,7 +171,8 @@ class _Copy:
                 self._items.pop(change.key, None)
             else:
                 self._items[change.key] = change.kv
-            self.news.set()
+        if changes.changes:
+            self.tell()
 
 
 class _Part:
@@ -170,7 +209,7 @@ class _Part:
                         self.revision = changes.revision
                         self._prove(changes.contact)
             except (Compacted, WatchBroken, StoreUnavailable):
-                self._copy.news.set()
+                self._copy.tell()
             await self._list_until_done()
 
     async def _list_until_done(self) -> None:
@@ -179,7 +218,7 @@ class _Part:
             try:
                 return await self.list()
             except StoreUnavailable:
-                self._copy.news.set()
+                self._copy.tell()
             # The jitter keeps a thousand agents from coming back in the same moment.
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  not a secret
             pause = min(2 * pause, _LONGEST_PAUSE)
@@ -190,5 +229,5 @@ class _Part:
         if now - self.contact > self._gap:
             # Counted from the answer: whoever waits for a while after contact has returned must not wait less.
             self._since = now
-            self._copy.news.set()
+            self._copy.tell()
         self.contact = max(self.contact, asked)

@@ -6,10 +6,10 @@ import asyncio
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import NoReturn, TypeAlias
+from typing import NoReturn
 
 import pytest
 
@@ -19,6 +19,7 @@ from tlaunch.launcher.control.election import Fence
 from tlaunch.launcher.control.layout import Keys
 from tlaunch.launcher.control.probe import Listener
 from tlaunch.launcher.control.records import Ack, Registration, Report, Stop
+from tlaunch.launcher.control.snapshot import View
 from tlaunch.launcher.control.timing import Timing
 from tlaunch.launcher.core import decisions
 from tlaunch.launcher.core.assign import Assignment, Generation
@@ -28,6 +29,7 @@ from tlaunch.launcher.core.events import AllFinished, Exit, NodeLost, RankFailed
 from tlaunch.launcher.core.plan import Plan, Result
 from tlaunch.launcher.core.policy import Failure, Policy
 from tlaunch.launcher.core.spec import JobSpec
+from tlaunch.launcher.core.stored import StoredPlan
 from tlaunch.launcher.store.memory import MemoryStore
 from tlaunch.launcher.store.mirror import Mirror
 from tlaunch.launcher.store.protocol import BadRequest, StoreFull
@@ -38,9 +40,6 @@ KEYS = Keys("job")
 NODES = ("node-0", "node-1", "node-2")
 SPEC = JobSpec("job", nodes=3, spares=2, mesh=Mesh.flat(4))
 TIMING = Timing(retry=0.01, probe=0.05, request=0.1, policy=0.05)
-
-
-Shares: TypeAlias = Mapping[str, Assignment]
 
 
 class Stage:
@@ -71,7 +70,8 @@ class Stage:
                 changed.cancel()
                 self.running.result()
                 raise AssertionError("the controller has stopped")
-        return decode(Plan, self._mirror.items[key].value, key)
+        found = [plan for plan in View(KEYS, self._mirror.items).plans() if plan.generation == generation]
+        return found[0]
 
     async def generations(self) -> int:
         return len((await self.store.list(KEYS.plans)).items)
@@ -156,10 +156,10 @@ async def test_a_plan_waits_until_the_store_has_room_again_and_that_is_told_once
 async def test_a_plan_that_the_store_will_never_take_ends_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     write = Ledger.commit
 
-    async def commit(ledger: Ledger, revision: int, plan: Plan, head: Generation, changed: Shares) -> Committed:
-        if plan.seats:
+    async def commit(ledger: Ledger, revision: int, plan: StoredPlan, head: Generation, *rest: object) -> Committed:
+        if head.result is None:
             raise BadRequest("request is too large")
-        return await write(ledger, revision, plan, head, changed)
+        return await write(ledger, revision, plan, head, *rest)  # type: ignore[arg-type]  # whatever they are
 
     async with stage() as (on, _):
         await on.plan(1)

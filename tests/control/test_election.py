@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from tlaunch.launcher.control.commit import KEPT_PLANS, Committed, Ledger
+from tlaunch.launcher.control.commit import Committed, Ledger
 from tlaunch.launcher.control.election import Fence, campaign
 from tlaunch.launcher.control.layout import Keys
 from tlaunch.launcher.control.membership import JobGone, Membership
@@ -18,7 +18,9 @@ from tlaunch.launcher.control.timing import Timing
 from tlaunch.launcher.core.assign import Assignment, Generation
 from tlaunch.launcher.core.codec import MAX_BYTES, CodecError
 from tlaunch.launcher.core.plan import Plan
+from tlaunch.launcher.core.stored import KEPT_PLANS, outdated, stored
 from tlaunch.launcher.store.memory import MemoryStore
+from tlaunch.launcher.store.mirror import Mirror
 from tlaunch.launcher.store.protocol import BadRequest, StoreFull, StoreUnavailable
 from tlaunch.topology.mesh import Mesh
 from tlaunch.topology.model import Node
@@ -41,7 +43,8 @@ class Candidate:
 
     async def run(self) -> None:
         await self.member.join()
-        await campaign(self.store, KEYS, self.member, TIMING, self.lead)
+        async with Mirror(self.store, KEYS.head) as head:
+            await campaign(self.store, KEYS, self.member, TIMING, self.lead, head=head, nodes=0)
 
     async def lead(self, fence: Fence) -> None:
         try:
@@ -81,9 +84,9 @@ async def test_a_deposed_controller_cannot_commit() -> None:
         old = await one.terms.get()
         store.expire((await one.member.lease()).id)
         new = await two.terms.get()
-        assert await Ledger(store, KEYS, old).commit(0, PLAN, HEAD, {}) is Committed.LOST
+        assert await Ledger(store, KEYS, old).commit(0, stored(PLAN, None), HEAD, {}) is Committed.LOST
         assert await store.get(KEYS.generation) is None
-        assert await Ledger(store, KEYS, new).commit(0, PLAN, HEAD, {}) is Committed.DONE
+        assert await Ledger(store, KEYS, new).commit(0, stored(PLAN, None), HEAD, {}) is Committed.DONE
 
 
 async def test_a_plan_made_on_an_old_generation_is_not_committed() -> None:
@@ -91,8 +94,8 @@ async def test_a_plan_made_on_an_old_generation_is_not_committed() -> None:
     one = Candidate(store, "one")
     async with asyncio.timeout(5), campaigning(one):
         fence = await one.terms.get()
-        assert await Ledger(store, KEYS, fence).commit(0, PLAN, HEAD, {}) is Committed.DONE
-        assert await Ledger(store, KEYS, fence).commit(0, PLAN, HEAD, {}) is Committed.LOST
+        assert await Ledger(store, KEYS, fence).commit(0, stored(PLAN, None), HEAD, {}) is Committed.DONE
+        assert await Ledger(store, KEYS, fence).commit(0, stored(PLAN, None), HEAD, {}) is Committed.LOST
 
 
 @pytest.mark.parametrize("nodes", [1, 98, 99, 100, 101, 250])
@@ -102,7 +105,7 @@ async def test_assignments_of_any_number_of_nodes_are_written_with_the_plan(node
     changed = {f"node-{index}": Assignment(1, None, ()) for index in range(nodes)}
     async with asyncio.timeout(5), campaigning(one):
         fence = await one.terms.get()
-        assert await Ledger(store, KEYS, fence).commit(0, PLAN, HEAD, changed) is Committed.DONE
+        assert await Ledger(store, KEYS, fence).commit(0, stored(PLAN, None), HEAD, changed) is Committed.DONE
         listing = await store.list(KEYS.assigns)
         assert {kv.key.removeprefix(KEYS.assigns) for kv in listing.items} == set(changed)
         head = await store.get(KEYS.generation)
@@ -121,7 +124,10 @@ async def test_the_store_holds_the_latest_plans_only() -> None:
             before = await store.get(KEYS.generation)
             revision = 0 if before is None else before.mod_revision
             plan = replace(PLAN, generation=generation)
-            assert await ledger.commit(revision, plan, replace(HEAD, number=generation), {}) is Committed.DONE
+            numbers = [int(kv.key.removeprefix(KEYS.plans)) for kv in (await store.list(KEYS.plans)).items]
+            old = outdated({number: number for number in numbers}, generation)
+            head = replace(HEAD, number=generation)
+            assert await ledger.commit(revision, stored(plan, None), head, {}, old) is Committed.DONE
         kept = range(last - KEPT_PLANS + 1, last + 1)
         assert [kv.key for kv in (await store.list(KEYS.plans)).items] == [KEYS.plan(number) for number in kept]
         meetings = await store.list(KEYS.rendezvous(0).removesuffix("00000000"))
@@ -135,7 +141,7 @@ async def test_a_plan_that_is_too_large_is_refused_before_anything_is_written() 
     async with asyncio.timeout(5), campaigning(one):
         ledger = Ledger(store, KEYS, await one.terms.get())
         with pytest.raises(CodecError):
-            await ledger.commit(0, replace(PLAN, reasons=("x" * MAX_BYTES,)), HEAD, changed)
+            await ledger.commit(0, stored(replace(PLAN, reasons=("x" * MAX_BYTES,)), None), HEAD, changed)
         assert not (await store.list(KEYS.assigns)).items
 
 
@@ -175,5 +181,6 @@ async def test_nobody_leads_a_job_that_is_gone() -> None:
     await store.delete(KEYS.spec)
     async with asyncio.timeout(5):
         with pytest.raises(JobGone):
-            await campaign(store, KEYS, one.member, TIMING, one.lead)
+            async with Mirror(store, KEYS.head) as head:
+                await campaign(store, KEYS, one.member, TIMING, one.lead, head=head, nodes=0)
     assert one.terms.empty()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tlaunch.launcher.control.layout import Keys
-from tlaunch.launcher.control.records import Ack, Drain, Registration, Report, Stop
+from tlaunch.launcher.control.records import Ack, Drain, Registration, Rendezvous, Report, Stop
 from tlaunch.launcher.control.snapshot import Moment, View, snapshot
 from tlaunch.launcher.core.assign import Assignment
 from tlaunch.launcher.core.cluster import Cluster
@@ -18,6 +18,7 @@ from tlaunch.launcher.core.codec import MAX_BYTES, CodecError, encode
 from tlaunch.launcher.core.events import Exit
 from tlaunch.launcher.core.plan import Plan, Seat
 from tlaunch.launcher.core.spec import JobSpec
+from tlaunch.launcher.core.stored import stored as stored_plan
 from tlaunch.launcher.store.protocol import KeyValue
 from tlaunch.topology.mesh import Mesh
 from tlaunch.topology.model import Node, Slot
@@ -37,7 +38,8 @@ def look(records: Mapping[str, Any], *, settled: bool = True, gone: frozenset[st
 
 def stored(records: Mapping[str, Any]) -> dict[str, KeyValue]:
     """Return keys as they stand in the store; bytes stand there as they are."""
-    values = {key: record if isinstance(record, bytes) else encode(record) for key, record in records.items()}
+    whole = {key: stored_plan(record, None) if isinstance(record, Plan) else record for key, record in records.items()}
+    values = {key: record if isinstance(record, bytes) else encode(record) for key, record in whole.items()}
     return {key: KeyValue(key, value, 1, 1, 1) for key, value in values.items()}
 
 
@@ -100,12 +102,23 @@ def test_a_drain_names_a_slot_or_a_whole_node_and_an_unknown_target_does_no_harm
 def test_a_node_for_which_nothing_changed_has_nothing_to_ack() -> None:
     records = registered("node-2", "node-10") | {
         KEYS.plan(3): PLAN,
+        KEYS.rendezvous(3): Rendezvous("host", 1),
         KEYS.assign("node-2"): Assignment(2, 0, ()),
         KEYS.assign("node-10"): Assignment(3, 1, ()),
     }
     assert look(records).acked == {"node-2"}
     assert look(records | {KEYS.ack("node-10"): Ack(2)}).acked == {"node-2"}
     assert look(records | {KEYS.ack("node-10"): Ack(3)}).acked == {"node-2", "node-10"}
+
+
+def test_the_node_of_rank_0_has_to_open_the_rendezvous_though_nothing_changed_for_it() -> None:
+    records = registered("node-2", "node-10") | {
+        KEYS.plan(3): PLAN,
+        KEYS.assign("node-2"): Assignment(2, 0, ()),
+        KEYS.assign("node-10"): Assignment(2, 1, ()),
+    }
+    assert look(records).acked == {"node-10"}
+    assert look(records | {KEYS.rendezvous(3): Rendezvous("host", 1)}).acked == {"node-2", "node-10"}
 
 
 def test_an_operators_stop_is_passed_on() -> None:

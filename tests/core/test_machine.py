@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.core.world import World
-from tlaunch.launcher.core.assign import Assignment, assignments
+from tlaunch.launcher.core.assign import Assignment, assignments, generation_head
 from tlaunch.launcher.core.blame import TRIES
 from tlaunch.launcher.core.cluster import Cluster
 from tlaunch.launcher.core.codec import decode, encode
@@ -237,8 +237,11 @@ class AnyJob(RuleBasedStateMachine):
         machine = before.machine
         self.told = assignments(plan, machine, self.told)
         assert machine.by_name.keys() <= self.told.keys()
+        head = generation_head(plan, before.spec, ())
         placed = [
-            (seat.rank, Slot(node, seat.index), seat.since) for node, given in self.told.items() for seat in given.seats
+            (seat.rank, Slot(node, seat.index), seat.since)
+            for node, given in self.told.items()
+            for seat in given.under(head).seats
         ]
         assert sorted(placed) == [(seat.rank, seat.slot, seat.since) for seat in plan.seats]
         for given in self.told.values():

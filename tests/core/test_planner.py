@@ -11,7 +11,7 @@ from tlaunch.launcher.core.codec import encode
 from tlaunch.launcher.core.events import Exit, NodeLost, RankFailed
 from tlaunch.launcher.core.generations import KEPT_CRASHES, KEPT_SENTENCES, KEPT_TRACEBACK
 from tlaunch.launcher.core.plan import Result
-from tlaunch.topology.model import Node, Scope, Slot
+from tlaunch.topology.model import Machine, Node, Scope, Slot
 
 
 @pytest.fixture
@@ -60,7 +60,8 @@ def test_too_many_bad_slots_at_the_start_end_the_job_when_nothing_comes() -> Non
 
 
 def test_a_job_whose_plan_would_be_too_large_does_not_start() -> None:
-    world = World.of(racks(1, 4096, 8), "dp=32768")
+    long = tuple(Node(f"{'x' * 200}-{index}", 8) for index in range(4096))
+    world = World.of(Machine(long), "dp=32768")
     world.look()
     assert world.result == Result(2, "the job has 32768 ranks: their plan would take more than 786432 bytes")
 

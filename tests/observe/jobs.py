@@ -10,6 +10,7 @@ from tlaunch.launcher.core.codec import encode
 from tlaunch.launcher.core.events import Exit, NodeLost, NodesReady, RankFailed, SlotFailed
 from tlaunch.launcher.core.plan import Plan, Result, Seat
 from tlaunch.launcher.core.spec import JobSpec
+from tlaunch.launcher.core.stored import stored
 from tlaunch.launcher.store.protocol import Store
 from tlaunch.topology.mesh import Mesh
 from tlaunch.topology.model import Machine, Node, Slot
@@ -80,4 +81,4 @@ async def fill(store: Store, *plans: Plan, without: tuple[str, ...] = (), keys: 
             await store.put(keys.agent(node.name), encode(Registration(node, "localhost", 1, "a", "localhost:1")))
     await store.put(keys.leader, encode(Leader("node-0", "a")))
     for plan in plans:
-        await store.put(keys.plan(plan.generation), encode(plan))
+        await store.put(keys.plan(plan.generation), encode(stored(plan, None)))
