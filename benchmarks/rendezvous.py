@@ -1,0 +1,278 @@
+"""How the agents of a large job find together, learn of a swap, and get over the loss of their controller.
+
+    python benchmarks/rendezvous.py [--agents 18,128,1024,4096] [--repeats N] [--peers 18,128] [--json FILE]
+
+The agents are real in everything but that their slots run nothing: the real store client, each with a connection of its
+own, and the real logic of agents and controller, against one real etcd on this machine (``benchmarks/scripts/
+simulated_agents.py``). They share as many processes as there are cores, and those cores with etcd.
+
+``start``: from the order to start, before anybody has connected, until every agent has applied the first plan.
+``swap``: one slot is reported bad; until the last agent knows of the next plan, and has applied it. ``controller``: the
+leading agent is gone without a word; until another has been elected, has committed a plan without the lost node, and
+every agent has applied that. Store operations are etcd's own counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import json
+import os
+import re
+import statistics
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from tlaunch.launcher.control.layout import Keys
+from tlaunch.launcher.control.records import Leader
+from tlaunch.launcher.core.codec import decode, encode
+from tlaunch.launcher.core.spec import JobSpec
+from tlaunch.launcher.store import EmbeddedEtcd, connect
+from tlaunch.launcher.store.mirror import Mirror
+from tlaunch.launcher.store.protocol import Store
+from tlaunch.topology.mesh import Mesh
+
+SCRIPT = Path(__file__).parent / "scripts" / "simulated_agents.py"
+SLOTS = 4
+RACK = 18
+DEADLINE = 120.0
+
+COUNTERS = {
+    "writes": "etcd_mvcc_put_total",
+    "written": "etcd_debugging_mvcc_total_put_size_in_bytes",
+    "reads": "etcd_mvcc_range_total",
+    "transactions": "etcd_mvcc_txn_total",
+    "received": "etcd_network_client_grpc_received_bytes_total",
+    "sent": "etcd_network_client_grpc_sent_bytes_total",
+}
+
+
+@dataclass(slots=True)
+class Round:
+    """One run with so many agents. Times in seconds, sizes in bytes."""
+
+    agents: int
+    times: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+class Metrics:
+    """What etcd counts."""
+
+    def __init__(self, host: str) -> None:
+        self._url = f"http://{host}/metrics"
+
+    async def read(self) -> dict[str, float]:
+        text = await asyncio.to_thread(self._fetch)
+        return {
+            name: sum(map(float, re.findall(rf"^{counter}(?:{{.*}})? (\S+)$", text, re.MULTILINE)))
+            for name, counter in COUNTERS.items()
+        }
+
+    def _fetch(self) -> str:
+        with urllib.request.urlopen(self._url, timeout=10) as answer:  # noqa: S310 - our own etcd
+            text: str = answer.read().decode()
+        return text
+
+
+class Herd:
+    """The processes of the agents."""
+
+    def __init__(self, etcd: str, job: str, agents: int, lease: float, profile: str | None) -> None:
+        shares = min(agents, os.cpu_count() or 1)
+        self._parts = list(itertools.pairwise(agents * index // shares for index in range(shares + 1)))
+        self._common = ["--etcd", etcd, "--job", job, "--slots", str(SLOTS), "--lease", str(lease)]
+        self._profile = profile
+        self._processes: list[asyncio.subprocess.Process] = []
+
+    async def open(self) -> None:
+        for first, end in self._parts:
+            own = ["--first", str(first), "--count", str(end - first)]
+            profile = ["--profile", f"{self._profile}.{first}"] if self._profile else []
+            self._processes.append(
+                await asyncio.create_subprocess_exec(
+                    *(sys.executable, str(SCRIPT), *self._common, *own, *profile),
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE,
+                )
+            )
+        for process in self._processes:
+            await self._hear(process, "ready")
+
+    async def close(self) -> None:
+        for process in self._processes:
+            self._tell(process, {"do": "end"})
+        for process in self._processes:
+            await process.wait()
+
+    def start(self) -> None:
+        for process in self._processes:
+            self._tell(process, {"do": "start"})
+
+    async def fault(self, order: dict[str, Any]) -> float:
+        """Give the order to whoever has the node, and return when it was carried out."""
+        index = int(order["node"].removeprefix("node-"))
+        position = next(number for number, (first, end) in enumerate(self._parts) if first <= index < end)
+        self._tell(self._processes[position], order)
+        said = await self._hear(self._processes[position], "fault")
+        return float(said["at"])
+
+    async def applied(self, generation: int) -> tuple[float, float]:
+        """Wait until everybody has applied a generation; return when the last one knew and when it had done so."""
+        known, done = [], []
+        for process in self._processes:
+            while (said := await self._hear(process, "applied"))["generation"] < generation:
+                pass
+            known.append(said["known"])
+            done.append(said["at"])
+        return max(known), max(done)
+
+    @staticmethod
+    def _tell(process: asyncio.subprocess.Process, order: dict[str, Any]) -> None:
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(order).encode() + b"\n")
+
+    @staticmethod
+    async def _hear(process: asyncio.subprocess.Process, what: str) -> dict[str, Any]:
+        assert process.stdout is not None
+        while True:
+            line = await process.stdout.readline()
+            if not line:
+                raise SystemExit(f"the simulated agents have ended before they said {what!r}")
+            said: dict[str, Any] = json.loads(line)
+            if said["said"] == what:
+                return said
+
+
+def spec_of(job: str, agents: int) -> JobSpec:
+    """Return a job with one tensor-parallel group to a node and 2 spare nodes to a rack."""
+    spare = max(1, agents // RACK * 2)
+    return JobSpec(job, agents, spare * SLOTS, Mesh.parse(f"dp={agents - spare},tp={SLOTS}"))
+
+
+async def measure(agents: int, folder: Path, lease: float, profile: str | None) -> Round:
+    """Run one job."""
+    result = Round(agents)
+    job = f"herd-{agents}"
+    keys = Keys(job)
+    async with EmbeddedEtcd(folder) as etcd, asyncio.timeout(DEADLINE):
+        host = etcd.endpoints.hosts[0]
+        store = await connect(etcd.endpoints)
+        herd = Herd(host, job, agents, lease, profile)
+        metrics = Metrics(host)
+        try:
+            await store.put(keys.spec, encode(spec_of(job, agents)))
+            await herd.open()
+            async with Mirror(store, keys.leader, keys.generation) as heads:
+                await start(result, herd, metrics)
+                await swap(result, herd, metrics, await leader(store, keys))
+                await loss(result, herd, metrics, heads, keys)
+        finally:
+            await herd.close()
+            await store.close()
+    return result
+
+
+async def start(result: Round, herd: Herd, metrics: Metrics) -> None:
+    """Measure until all have applied the first plan."""
+    before = await metrics.read()
+    begun = time.monotonic()
+    herd.start()
+    _, done = await herd.applied(1)
+    result.times["start: all assigned"] = done - begun
+    await count(result, "start", metrics, before)
+
+
+async def swap(result: Round, herd: Herd, metrics: Metrics, controller: str) -> None:
+    """Measure what a bad slot leads to."""
+    node = next(name for name in ("node-00001", "node-00002") if name != controller)
+    await asyncio.sleep(1.0)
+    before = await metrics.read()
+    at = await herd.fault({"do": "fail", "node": node, "slot": 1})
+    known, done = await herd.applied(2)
+    result.times["swap: all know"] = known - at
+    result.times["swap: all applied"] = done - at
+    await count(result, "swap", metrics, before)
+
+
+async def loss(result: Round, herd: Herd, metrics: Metrics, heads: Mirror, keys: Keys) -> None:
+    """Measure what the end of the controller's agent leads to."""
+    before = await metrics.read()
+    old = heads.items[keys.leader]
+    generation = heads.items[keys.generation].mod_revision
+    at = await herd.fault({"do": "kill", "node": decode(Leader, old.value, keys.leader).node})
+    while (new := heads.items.get(keys.leader, old)).create_revision == old.create_revision:
+        await heads.changed(None)
+    result.times["controller: elected"] = time.monotonic() - at
+    while heads.items[keys.generation].mod_revision == generation:
+        await heads.changed(None)
+    assert new.value != old.value
+    result.times["controller: committed"] = time.monotonic() - at
+    _, done = await herd.applied(3)
+    result.times["controller: all applied"] = done - at
+    await count(result, "controller", metrics, before)
+
+
+async def count(result: Round, what: str, metrics: Metrics, before: dict[str, float]) -> None:
+    """Note what etcd has counted since."""
+    after = await metrics.read()
+    result.counts[what] = {name: after[name] - before[name] for name in after}
+
+
+async def leader(store: Store, keys: Keys) -> str:
+    """Return the node of the controller."""
+    found = await store.get(keys.leader)
+    assert found is not None
+    return decode(Leader, found.value, keys.leader).node
+
+
+def show(rounds: Iterable[Round]) -> None:
+    """Print medians (and ranges) for each number of agents."""
+    by_agents: dict[int, list[Round]] = {}
+    for each in rounds:
+        by_agents.setdefault(each.agents, []).append(each)
+    table = Table("", *map(str, by_agents), title=f"simulated agents, median (range), {os.cpu_count()} cores")
+    first = next(iter(by_agents.values()))[0]
+    for what in first.times:
+        cells = ([each.times[what] for each in some] for some in by_agents.values())
+        table.add_row(f"{what}, s", *(f"{statistics.median(v):.2f} ({min(v):.2f} to {max(v):.2f})" for v in cells))
+    for phase, counters in first.counts.items():
+        for name in counters:
+            counts = (statistics.median(each.counts[phase][name] for each in some) for some in by_agents.values())
+            table.add_row(f"{phase}: {name}", *(f"{value:,.0f}" for value in counts))
+    Console().print(table)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description="Measure how simulated agents find together.")
+    parser.add_argument("--agents", default="18,128,1024,4096", help="numbers of agents, separated by commas")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--lease", type=float, default=4.0)
+    parser.add_argument("--json", type=Path, help="also write every single measurement to this file")
+    parser.add_argument("--profile", help="write cProfile statistics of the agents' processes to FILE.N")
+    given = parser.parse_args()
+    rounds: list[Round] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(given.repeats):
+            rounds += [
+                asyncio.run(measure(agents, Path(folder), given.lease, given.profile))
+                for agents in map(int, given.agents.split(","))
+            ]
+    show(rounds)
+    if given.json:
+        given.json.write_text(json.dumps([asdict(each) for each in rounds], indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
