@@ -1,11 +1,49 @@
 """Asynchronous sharded checkpoints: safetensors shards, one JSON manifest, no pickle, no collective while saving.
 
-From the ground up; what stands first knows nothing of what follows, and only the last line knows torch:
+    from tlaunch.checkpoint import Checkpointer
 
-- ``region``, ``dtypes``, ``values``: boxes in tensors, element types, what is not a tensor as JSON
+Usable alone, under any launcher. From the ground up; none of these knows of what follows:
+
+- ``region``, ``dtypes``, ``values``, ``tree``: boxes in tensors, element types, what is not a tensor, strict JSON
 - ``manifest``, ``layout``: what a checkpoint says of itself, and where it lies
-- ``files``: the few operations on a file system that everything else is made of
+- ``files``, ``places``: the few operations on a file system that everything else is made of
 - ``shard``, ``commit``, ``catalog``, ``reading``: writing, committing, finding and reading checkpoints
+- ``arena``, ``plan``, ``messages``, ``commits``, ``saver``: the process of each node that writes; it loads no torch
+- ``flat``, ``slices``, ``ranks``, ``capture``, ``link``, ``saving``: what happens in the trainer
+- ``resharding``, ``restoring``, ``random_state``, ``checkpointer``: what users call
 
 The format is specified in ``docs/checkpoint-format.md``.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tlaunch.checkpoint.catalog import Keep
+    from tlaunch.checkpoint.checkpointer import Checkpointer
+    from tlaunch.checkpoint.errors import CheckpointError, Damaged, Superseded, Unusable
+
+__all__ = ["CheckpointError", "Checkpointer", "Damaged", "Keep", "Superseded", "Unusable"]
+
+_HOMES = {
+    "CheckpointError": "errors",
+    "Checkpointer": "checkpointer",
+    "Damaged": "errors",
+    "Keep": "catalog",
+    "Superseded": "errors",
+    "Unusable": "errors",
+}
+
+# The saver imports this package too, and is to stay without torch. Type checkers see the imports above.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """Fetch a public name when it is first used."""
+        import importlib
+
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value: object = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value

@@ -31,17 +31,22 @@ def newest_generation(files: Files) -> int:
 def take_generation(files: Files, owner: dict[str, Json]) -> int:
     """Become the newest writer. ``owner`` tells others who that is. Call this once for all ranks of a run."""
     data = json.dumps(owner).encode()
-    generation = newest_generation(files) + 1
-    while True:
-        try:
-            files.make("")
-            files.create(generation_file(generation), data)
-        except FileExistsError:
+    try:
+        files.make("")
+        generation = newest_generation(files) + 1
+        while not _taken(files, generation, data):
             generation += 1  # somebody else was faster
-        except OSError as error:
-            raise why(error, "taking the path over", files.root) from error
-        else:
-            return generation
+    except OSError as error:
+        raise why(error, "taking the path over", files.root) from error
+    return generation
+
+
+def _taken(files: Files, generation: int, data: bytes) -> bool:
+    try:
+        files.create(generation_file(generation), data)
+    except FileExistsError:
+        return False
+    return True
 
 
 def owner_of(files: Files, generation: int) -> str:

@@ -154,7 +154,10 @@ class LocalFiles:
         # Renamed first: nobody sees half of it, and whoever still wants to write into it finds no folder.
         trash = path if path.name.startswith(TRASH) else path.with_name(f"{TRASH}{os.getpid()}-{path.name}")
         if trash != path:
-            path.rename(trash)
+            try:
+                path.rename(trash)
+            except FileNotFoundError:
+                return  # somebody else was faster
             self._sync(path.parent)
         shutil.rmtree(trash, ignore_errors=True)
 

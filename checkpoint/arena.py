@@ -1,0 +1,51 @@
+"""Memory that the trainer fills and the saver writes from: shared, touched before it is needed, and used again.
+
+It has no name in the file system, so that nothing is left of it when both are gone, however they went.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from typing import Self
+
+from tlaunch.checkpoint.errors import CheckpointError
+
+ALIGN = 64
+
+
+def aligned(size: int) -> int:
+    """Return the next multiple of ``ALIGN``."""
+    return -(-size // ALIGN) * ALIGN
+
+
+class Arena:
+    """``size`` bytes behind ``fd``, which it owns from now on; whoever gets a copy of ``fd`` sees the same memory."""
+
+    def __init__(self, fd: int, size: int, *, touch: bool = False) -> None:
+        self.fd = fd
+        self.size = size
+        flags = mmap.MAP_SHARED | (mmap.MAP_POPULATE if touch else 0)
+        self._map = mmap.mmap(fd, max(size, 1), flags=flags)
+        self.view = memoryview(self._map)[:size]
+
+    @classmethod
+    def make(cls, size: int) -> Self:
+        """Make one whose every page is there: writing to it later neither fails nor waits for the kernel.
+
+        Raises:
+            CheckpointError: there is not enough memory.
+        """
+        fd = os.memfd_create("tlaunch-checkpoint", os.MFD_CLOEXEC)
+        try:
+            os.posix_fallocate(fd, 0, max(size, 1))
+            return cls(fd, size, touch=True)
+        except OSError as error:
+            os.close(fd)
+            raise CheckpointError(f"a snapshot needs {size} bytes of shared memory: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Let go of the memory; it is gone when the other process has let go too."""
+        self.view.release()
+        self._map.close()
+        os.close(self.fd)

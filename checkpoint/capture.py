@@ -1,0 +1,126 @@
+"""Copying tensors into an arena beside the training loop.
+
+Parameters and optimizer states do not change between one ``optimizer.step()`` and the next. So their copy runs beside
+forward and backward, and only what is left of it holds the next step up. Everything else, such as running statistics of
+a normalisation, may change at any time and is copied before ``save`` returns; it is small.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import torch
+from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
+
+from tlaunch.checkpoint.arena import Arena
+from tlaunch.checkpoint.dtypes import torch_name
+from tlaunch.checkpoint.slices import Held
+
+# Through a handle of its own, ctypes lets other threads run meanwhile; ctypes.memmove would not.
+_MEMCPY = ctypes.CDLL(None).memcpy
+_MEMCPY.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+_MEMCPY.restype = ctypes.c_void_p
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A held box, and where in the arena it goes."""
+
+    held: Held
+    begin: int
+    size: int
+
+
+class Capture:
+    """One copy that is under way. ``done`` resolves when everything is in the arena."""
+
+    def __init__(self, arena: Arena, now: Sequence[Target], later: Sequence[Target]) -> None:
+        """Copy ``now`` at once, and start to copy ``later``."""
+        self.done: Future[None] = Future()
+        self._arena = arena
+        self._events: list[torch.cuda.Event] = []
+        for target in now:
+            self._copy(target)
+        if any(target.held.local.is_cuda for target in later):
+            self._on_side_stream(later)
+            later = [target for target in later if not target.held.local.is_cuda]
+        self._thread = threading.Thread(target=self._run, args=(later,), name="checkpoint capture", daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Wait until the tensors may change."""
+        self._thread.join()
+
+    def _run(self, targets: Sequence[Target]) -> None:
+        try:
+            for target in targets:
+                self._copy(target)
+            for event in self._events:
+                event.synchronize()
+        except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits for the capture
+            self.done.set_exception(error)
+        else:
+            self.done.set_result(None)
+
+    def _copy(self, target: Target) -> None:
+        if target.size == 0:
+            return
+        source = target.held.local
+        if source.device.type == "cpu" and source.is_contiguous():
+            # Not Tensor.copy_: in another thread it would start a pool of threads of its own beside the trainer's.
+            base = ctypes.addressof(ctypes.c_char.from_buffer(self._arena.view, target.begin))
+            _MEMCPY(base, source.data_ptr(), target.size)
+        else:
+            self._tensor(target).copy_(source)
+
+    def _on_side_stream(self, targets: Sequence[Target]) -> None:
+        streams: dict[torch.device, torch.cuda.Stream] = {}
+        for target in targets:
+            source = target.held.local
+            if not source.is_cuda or target.size == 0:
+                continue
+            if source.device not in streams:
+                stream = streams[source.device] = torch.cuda.Stream(source.device)
+                stream.wait_stream(torch.cuda.current_stream(source.device))
+            with torch.cuda.stream(streams[source.device]):
+                self._tensor(target).copy_(source, non_blocking=True)
+                source.record_stream(streams[source.device])
+        for stream in streams.values():
+            self._events.append(stream.record_event())
+
+    def _tensor(self, target: Target) -> torch.Tensor:
+        """Return the place in the arena as a tensor."""
+        dtype = getattr(torch, torch_name(target.held.dtype))
+        count = target.held.region.volume
+        flat = torch.frombuffer(self._arena.view, dtype=dtype, count=count, offset=target.begin)
+        return flat.view(target.held.region.shape)
+
+
+class StepGuard:
+    """Holds ``optimizer.step()`` up until the capture that is under way no longer needs the old state."""
+
+    def __init__(self) -> None:
+        self._captures: list[Capture] = []
+        self._handle = register_optimizer_step_pre_hook(self._before_step)
+
+    def watch(self, capture: Capture) -> None:
+        """Hold the next step up for this capture too."""
+        self._captures.append(capture)
+
+    def wait(self) -> None:
+        """Wait until tensors may change."""
+        while self._captures:
+            self._captures.pop().wait()
+
+    def close(self) -> None:
+        """Let optimizers go their way."""
+        self.wait()
+        self._handle.remove()
+
+    def _before_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
+        del optimizer, args, kwargs
+        self.wait()

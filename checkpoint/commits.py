@@ -1,0 +1,105 @@
+"""Waiting for the ranks of other nodes, and committing when the last of them has written its part."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from tlaunch.checkpoint.commit import try_commit
+from tlaunch.checkpoint.errors import CheckpointError
+from tlaunch.checkpoint.files import Files
+from tlaunch.checkpoint.layout import Address, rank_of
+
+DEADLINE = 600.0
+"""Seconds that the parts of other ranks may take after our own."""
+
+_SOONEST, _LATEST = 0.02, 1.0
+
+
+Ended: TypeAlias = Callable[[CheckpointError | None], None]
+"""Called once: with the error, or with ``None`` when the checkpoint is committed, by whichever saver."""
+
+
+@dataclass(slots=True)
+class _Open:
+    files: Files
+    address: Address
+    world: int
+    callers: list[Ended] = field(default_factory=list)
+    deadline: float = 0.0
+    pause: float = _SOONEST
+    next_look: float = 0.0
+
+
+class Commits:
+    """Settles checkpoints in a thread of its own.
+
+    A part that one of our trainers has written is noticed at once. Other nodes are heard of through the file system
+    only, so that is looked at again and again, ever more slowly.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._open: dict[tuple[str, Address], _Open] = {}
+        self._finishing = False
+        self._thread = threading.Thread(target=self._run, name="commits", daemon=True)
+        self._thread.start()
+
+    def add(self, files: Files, address: Address, world: int, ended: Ended) -> None:
+        """Commit a checkpoint when all parts are there; call ``ended`` then, or when that failed."""
+        with self._changed:
+            entry = self._open.setdefault((files.root, address), _Open(files, address, world))
+            entry.callers.append(ended)
+            entry.deadline = time.monotonic() + DEADLINE
+            entry.pause, entry.next_look = _SOONEST, 0.0
+            self._changed.notify()
+
+    def finish(self) -> None:
+        """Settle what is open, and end."""
+        with self._changed:
+            self._finishing = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                if self._finishing and not self._open:
+                    return
+                now = time.monotonic()
+                first = min((entry.next_look for entry in self._open.values()), default=None)
+                if first is None or first > now:
+                    self._changed.wait(None if first is None else first - now)
+                    continue
+                due = [(key, entry) for key, entry in self._open.items() if entry.next_look <= now]
+                for _, entry in due:
+                    entry.pause = min(entry.pause * 2, _LATEST)
+                    entry.next_look = now + entry.pause
+            for key, entry in due:
+                self._look(key, entry)
+
+    def _look(self, key: tuple[str, Address], entry: _Open) -> None:
+        error: CheckpointError | None = None
+        try:
+            if not try_commit(entry.files, entry.address, entry.world):
+                if time.monotonic() < entry.deadline:
+                    return
+                error = CheckpointError(_who_is_missing(entry))
+        except CheckpointError as failed:
+            error = failed
+        with self._changed:
+            del self._open[key]  # from here on, whoever comes late makes a new entry
+        for ended in entry.callers:
+            ended(error)
+
+
+def _who_is_missing(entry: _Open) -> str:
+    there = {rank_of(name) for name in entry.files.names(entry.address.folder)}
+    missing = [rank for rank in range(entry.world) if rank not in there]
+    return (
+        f"{entry.files.root}: step {entry.address.step} is not committed: within {DEADLINE:g} s "
+        f"{len(missing)} of {entry.world} ranks have not written their part, first of them rank {missing[0]}"
+    )

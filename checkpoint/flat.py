@@ -1,0 +1,174 @@
+"""A training state as one flat table of tensors and one of values, by dotted names.
+
+Modules, optimizers and whatever has ``state_dict()`` may stand anywhere in the tree; see ``docs/checkpoint-format.md``
+for the names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
+
+import torch
+from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.tensor import DTensor
+
+from tlaunch.checkpoint.errors import Unusable
+
+State: TypeAlias = Mapping[str, Any]
+"""What users save: a tree of mappings and lists with tensors, values, modules, optimizers and stateful objects."""
+
+
+Value: TypeAlias = Any
+"""Anything that may stand in a state."""
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """Has a state, such as a learning-rate scheduler or a sampler."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state."""
+        ...
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> object:
+        """Take the state on."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Flat:
+    """Leaves of a state by name. ``steady`` names the tensors that only ``optimizer.step()`` changes."""
+
+    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+    values: dict[str, object] = field(default_factory=dict)
+    steady: set[str] = field(default_factory=set)
+
+
+def expand(state: State) -> dict[str, Any]:
+    """Return the state with a state dict in place of each module, optimizer and stateful object at its top.
+
+    Raises:
+        Unusable: an optimizer stands there without the module whose parameters it changes.
+    """
+    modules = [value for value in state.values() if isinstance(value, nn.Module)]
+    return {str(name): _expanded(value, str(name), modules) for name, value in state.items()}
+
+
+def _expanded(value: Value, name: str, modules: list[nn.Module]) -> Value:
+    if isinstance(value, nn.Module):
+        return get_model_state_dict(value)
+    if isinstance(value, torch.optim.Optimizer):
+        return get_optimizer_state_dict(_module_of(value, name, modules), value)
+    if not isinstance(value, Mapping) and isinstance(value, Stateful):
+        return value.state_dict()
+    return value
+
+
+def _module_of(optimizer: torch.optim.Optimizer, name: str, modules: list[nn.Module]) -> nn.Module:
+    wanted = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    for module in modules:
+        if wanted <= {id(parameter) for parameter in module.parameters()}:
+            return module
+    raise Unusable(
+        f"{name}: an optimizer is saved by the names of its module's parameters; expected that module beside it"
+    )
+
+
+def flatten(tree: Mapping[str, Any], steady: set[int] | None = None) -> Flat:
+    """Return the leaves of an expanded state. ``steady``: storages of tensors that only ``optimizer.step()`` changes.
+
+    Raises:
+        Unusable: two leaves have the same name.
+    """
+    flat = Flat()
+    for name, leaf in _leaves(tree, ""):
+        if name in flat.tensors or name in flat.values:
+            raise Unusable(f"{name}: two things in the state have this name")
+        if isinstance(leaf, torch.Tensor):
+            flat.tensors[name] = leaf
+            if steady and _storage(leaf) in steady:
+                flat.steady.add(name)
+        else:
+            flat.values[name] = leaf
+    return flat
+
+
+def steady_storages(state: State) -> set[int]:
+    """Return the storages of parameters and optimizer states: from one step of the optimizer to the next they rest."""
+    found: set[int] = set()
+    for value in state.values():
+        if isinstance(value, nn.Module):
+            found.update(_storage(parameter) for parameter in value.parameters())
+        elif isinstance(value, torch.optim.Optimizer):
+            for parameters in value.state.values():
+                found.update(_storage(item) for item in parameters.values() if isinstance(item, torch.Tensor))
+    return found
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return local.untyped_storage().data_ptr() if local.numel() else 0
+
+
+def _leaves(tree: Value, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(tree, Mapping) and tree:
+        items = [(str(key), item) for key, item in tree.items()]
+    elif isinstance(tree, list | tuple) and _holds_tensor(tree):
+        items = [(str(index), item) for index, item in enumerate(tree)]
+    else:
+        yield path, tree
+        return
+    for name, item in items:
+        yield from _leaves(item, f"{path}.{name}" if path else name)
+
+
+def _holds_tensor(tree: Value) -> bool:
+    if isinstance(tree, Mapping):
+        return any(map(_holds_tensor, tree.values()))
+    return any(map(_holds_tensor, tree)) if isinstance(tree, list | tuple) else isinstance(tree, torch.Tensor)
+
+
+# --- back again ----------------------------------------------------------------------------------------------------
+
+
+def rebuild(tree: Value, flat: Flat, path: str = "") -> Value:
+    """Return a tree of the same form with the leaves of ``flat``; what it lacks stays as it is in ``tree``."""
+    if isinstance(tree, Mapping) and tree:
+        return {key: rebuild(item, flat, f"{path}.{key}" if path else str(key)) for key, item in tree.items()}
+    if isinstance(tree, list | tuple) and _holds_tensor(tree):
+        items = [rebuild(item, flat, f"{path}.{index}" if path else str(index)) for index, item in enumerate(tree)]
+        return items if isinstance(tree, list) else tuple(items)
+    return flat.tensors.get(path, tree) if isinstance(tree, torch.Tensor) else flat.values.get(path, tree)
+
+
+def take_on(state: State, tree: dict[str, Any]) -> None:
+    """Put a rebuilt tree into the objects of a state. Plain tensors have been filled in place before."""
+    modules = [value for value in state.values() if isinstance(value, nn.Module)]
+    for name, value in state.items():
+        if isinstance(value, nn.Module):
+            set_model_state_dict(value, tree[name])
+        elif isinstance(value, torch.optim.Optimizer):
+            set_optimizer_state_dict(_module_of(value, name, modules), value, tree[name])
+        elif not isinstance(value, Mapping) and isinstance(value, Stateful):
+            value.load_state_dict(tree[name])
+        elif isinstance(value, dict):
+            _update(value, tree[name])
+        elif not isinstance(value, torch.Tensor) and isinstance(state, dict):
+            cast("dict[str, Any]", state)[name] = tree[name]
+
+
+def _update(old: dict[Any, Any], new: dict[Any, Any]) -> None:
+    """Replace the values in a nested mapping, and leave its tensors, which were filled in place."""
+    for key, value in new.items():
+        if isinstance(old.get(key), dict) and isinstance(value, dict):
+            _update(old[key], value)
+        elif not isinstance(old.get(key), torch.Tensor):
+            old[key] = value

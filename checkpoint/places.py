@@ -1,0 +1,28 @@
+"""From a path or URL to the file system behind it."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from tlaunch.checkpoint.errors import Unusable
+from tlaunch.checkpoint.files import Files, LocalFiles
+
+_URL = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.DOTALL)
+
+
+def open_files(root: str | os.PathLike[str]) -> Files:
+    """Return the file system for a path, made absolute, or a ``file://`` URL.
+
+    Raises:
+        Unusable: the URL is of another kind.
+    """
+    text = os.fspath(root)
+    match = _URL.match(text)
+    if match is None:
+        if not text:
+            raise Unusable("the path of the checkpoints is empty")
+        return LocalFiles(os.path.abspath(text))  # noqa: PTH100 - Path.resolve would follow links that may change
+    if match[1] == "file":
+        return LocalFiles(match[2])
+    raise Unusable(f"{text}: {match[1]}:// is not supported; expected a path")

@@ -1,0 +1,41 @@
+"""The states of random number generators, which every rank has for itself."""
+
+from __future__ import annotations
+
+import random
+import sys
+from typing import Any, TypeAlias
+
+import torch
+
+State: TypeAlias = dict[str, Any]
+
+
+def capture() -> State:
+    """Return the states of Python, NumPy where it is loaded, torch and its CUDA devices, as a tree for a checkpoint."""
+    state: State = {"python": random.getstate(), "torch": torch.get_rng_state()}
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        kind, keys, position, has_gauss, gauss = numpy.random.get_state()
+        state["numpy"] = {
+            "kind": str(kind),
+            "keys": torch.from_numpy(keys.copy()),
+            "rest": (int(position), int(has_gauss), float(gauss)),
+        }
+    if torch.cuda.is_initialized():
+        state["cuda"] = {str(device): torch.cuda.get_rng_state(device) for device in range(torch.cuda.device_count())}
+    return state
+
+
+def restore(state: State) -> None:
+    """Go on where :func:`capture` was. Generators that the state lacks, or this process, are left as they are."""
+    random.setstate(state["python"])
+    torch.set_rng_state(state["torch"])
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and "numpy" in state:
+        saved = state["numpy"]
+        numpy.random.set_state((saved["kind"], saved["keys"].numpy(), *saved["rest"]))
+    if torch.cuda.is_initialized():
+        for device, generator in state.get("cuda", {}).items():
+            if int(device) < torch.cuda.device_count():
+                torch.cuda.set_rng_state(generator, int(device))

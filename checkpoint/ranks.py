@@ -1,0 +1,97 @@
+"""What the ranks of a run agree on, once: when a checkpointer is made, and when the shape of the state changes.
+
+Nothing here is called while a checkpoint is saved.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch.distributed as dist
+
+from tlaunch.checkpoint.errors import CheckpointError, Unusable
+
+T = TypeVar("T")
+
+
+class Ranks:
+    """The ranks that save together: those of the default process group, or one alone."""
+
+    def __init__(self) -> None:
+        """Find out who takes part. Collective: all ranks of the default process group must do this together.
+
+        Raises:
+            Unusable: there are several ranks, and no process group to agree in.
+        """
+        self._group: dist.ProcessGroup | None = None
+        if dist.is_available() and dist.is_initialized():
+            self.rank, self.world = dist.get_rank(), dist.get_world_size()
+            if self.world > 1:
+                # Of its own, so that what is agreed on here does not meet what the training script sends.
+                self._group = dist.new_group(backend="gloo")
+            return
+        self.rank, self.world = 0, 1
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise Unusable(
+                f"WORLD_SIZE is {os.environ['WORLD_SIZE']} and there is no process group; expected "
+                "torch.distributed.init_process_group() before a Checkpointer is made"
+            )
+
+    def everybody(self, mine: T) -> list[T]:
+        """Tell all ranks something, and return what each of them has said, by rank."""
+        if self._group is None:
+            return [mine]
+        said: list[T | None] = [None] * self.world
+        dist.all_gather_object(said, mine, group=self._group)
+        return [item for item in said if item is not None]
+
+    def from_first(self, make: Callable[[], T]) -> T:
+        """Have rank 0 make something, and return it on every rank. When it fails there, it fails everywhere.
+
+        Raises:
+            CheckpointError: with what rank 0 says.
+        """
+        made: list[T | None] = [None]
+        error: list[str | None] = [None]
+        if self.rank == 0:
+            try:
+                made[0] = make()
+            except CheckpointError as failed:
+                if self._group is None:
+                    raise
+                error[0] = str(failed)
+        if self._group is not None:
+            box: list[object] = [made[0], error[0]]
+            dist.broadcast_object_list(box, src=0, group=self._group)
+            made, error = [box[0]], [box[1]]  # type: ignore[list-item]
+        if error[0] is not None:
+            raise CheckpointError(error[0])
+        return made[0]  # type: ignore[return-value]
+
+    def close(self) -> None:
+        """Let go of the group."""
+        if self._group is not None and dist.is_initialized():
+            dist.destroy_process_group(self._group)
+        self._group = None
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """Where a rank runs: ranks with equal ones share memory and a folder for sockets."""
+
+    host: str
+    boot: str
+    tmp: tuple[int, int]
+
+    @classmethod
+    def here(cls) -> Node:
+        """Return that of this process."""
+        stat = Path(tempfile.gettempdir()).stat()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return cls(socket.gethostname(), boot, (stat.st_dev, stat.st_ino))

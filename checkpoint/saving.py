@@ -1,0 +1,188 @@
+"""One rank's saves on their way: arenas, the saver's answers, and the futures that users hold."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from tlaunch.checkpoint.arena import Arena
+from tlaunch.checkpoint.capture import Capture
+from tlaunch.checkpoint.errors import CheckpointError, Superseded
+from tlaunch.checkpoint.link import Link
+from tlaunch.checkpoint.messages import Message
+from tlaunch.checkpoint.tree import Node
+
+BUFFERS = 2
+"""Arenas: one is filled while the other is written."""
+
+
+@dataclass(slots=True)
+class Buffer:
+    """An arena. ``busy`` from when it is chosen until it is written; ``writing`` once the saver has been told."""
+
+    index: int
+    arena: Arena
+    busy: bool = False
+    writing: bool = False
+
+
+class Saving:
+    """Hands captured steps to the saver. ``connect`` returns the path of the saver's socket, and starts it if need be.
+
+    A saver that dies takes the steps with it that it had not committed: their futures say so, and the next step is
+    given to a new one.
+    """
+
+    def __init__(self, connect: Callable[[], str], opening: Message) -> None:
+        self._connect = connect
+        self._opening = opening
+        self._changed = threading.Condition()
+        self._linking = threading.Lock()
+        self._buffers: list[Buffer] = []
+        self._futures: dict[int, Future[bool]] = {}
+        self._sent: set[int] = set()
+        self._link: Link | None = None
+
+    def resize(self, size: int) -> None:
+        """See to arenas of at least so many bytes. Waits until those that are too small have been written.
+
+        Raises:
+            CheckpointError: there is not enough memory, or no saver.
+        """
+        if self._buffers and all(buffer.arena.size >= size for buffer in self._buffers):
+            return
+        self.wait_written()
+        with self._linking:
+            for buffer in self._buffers:
+                buffer.arena.close()
+            self._buffers = []
+            for index in range(BUFFERS):
+                self._buffers.append(Buffer(index, Arena.make(size)))
+            if self._link is not None:
+                self._introduce(self._link)
+        self._linked()
+
+    def free_buffer(self, *, wait: bool) -> Buffer | None:
+        """Return an arena to fill; ``None`` when all are in use and we don't wait."""
+        with self._changed:
+            while True:
+                for buffer in self._buffers:
+                    if not buffer.busy:
+                        buffer.busy = True
+                        return buffer
+                if not wait:
+                    return None
+                self._changed.wait()
+
+    def free(self, buffer: Buffer) -> None:
+        """Take back an arena."""
+        with self._changed:
+            buffer.busy = buffer.writing = False
+            self._changed.notify_all()
+
+    def expect(self, step: int) -> Future[bool]:
+        """Return the future that says how saving a step ends: true once it is committed.
+
+        Raises:
+            CheckpointError: this step is being saved already.
+        """
+        with self._changed:
+            if step in self._futures:
+                raise CheckpointError(f"step {step} is being saved already")
+            future = self._futures[step] = Future()
+            return future
+
+    def hand_over(self, step: int, buffer: Buffer, capture: Capture, begin: int, size: int) -> None:
+        """Have a step saved as soon as it is captured. The plan lies in the arena from byte ``begin`` on."""
+        order: Message = {"do": "save", "step": step, "arena": buffer.index, "plan": begin, "plan_size": size}
+
+        def captured(done: Future[None]) -> None:
+            try:
+                done.result()
+                link = self._linked()
+                with self._changed:
+                    buffer.writing = True
+                    self._sent.add(step)
+                link.say(order)
+            except Exception as error:  # noqa: BLE001 - whoever holds the future is to know
+                self.settle(step, CheckpointError(f"step {step} is not saved: {error}"))
+                self.free(buffer)
+
+        capture.done.add_done_callback(captured)
+
+    def settle(self, step: int, error: CheckpointError | None) -> None:
+        """Resolve the future of a step, if that has not been done."""
+        with self._changed:
+            future = self._futures.pop(step, None)
+            self._sent.discard(step)
+            self._changed.notify_all()
+        if future is None:
+            return
+        if error is None:
+            future.set_result(True)
+        else:
+            future.set_exception(error)
+
+    def wait_written(self) -> None:
+        """Wait until no arena is in use."""
+        with self._changed:
+            self._changed.wait_for(lambda: not any(buffer.busy for buffer in self._buffers))
+
+    def wait(self) -> None:
+        """Wait until every step is committed or has failed. What takes too long, the saver gives up."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._futures)
+
+    def close(self) -> None:
+        """Leave the saver, which finishes what it was given."""
+        with self._linking:
+            link, self._link = self._link, None
+        if link is not None:
+            link.close()
+        for buffer in self._buffers:
+            buffer.arena.close()
+        self._buffers = []
+
+    def _linked(self) -> Link:
+        """Return the connection to the saver, and make a new one when there is none or the saver has died."""
+        with self._linking:
+            if self._link is not None and self._link.alive:
+                return self._link
+            if self._link is not None:
+                self._link.close()
+                self._link = None
+            link = Link(self._connect(), self._on_answer)
+            link.say(self._opening)
+            self._introduce(link)
+            self._link = link
+            return link
+
+    def _introduce(self, link: Link) -> None:
+        for buffer in self._buffers:
+            link.give(buffer.index, buffer.arena)
+
+    def _on_answer(self, answer: Node | None) -> None:
+        if answer is None:
+            self._on_lost()
+            return
+        did, step = answer.at("did").text(), answer.at("step").number()
+        index = answer.at("arena").value
+        for buffer in self._buffers:
+            if buffer.index == index:
+                self.free(buffer)
+        if did == "committed":
+            self.settle(step, None)
+        elif did == "failed":
+            kind = Superseded if answer.at("superseded").value else CheckpointError
+            self.settle(step, kind(answer.at("error").text()))
+
+    def _on_lost(self) -> None:
+        with self._changed:
+            sent = list(self._sent)
+        for buffer in self._buffers:
+            if buffer.writing:
+                self.free(buffer)
+        for step in sent:
+            self.settle(step, CheckpointError(f"step {step} may not have been saved: the saver process has ended"))

@@ -1,0 +1,98 @@
+"""Which boxes of its tensors a rank holds, and which of them it writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch.distributed.tensor import DTensor
+
+from tlaunch.checkpoint import dtypes
+from tlaunch.checkpoint.errors import Unusable
+from tlaunch.checkpoint.flat import Flat
+from tlaunch.checkpoint.region import Region
+
+Box: TypeAlias = tuple[str, Region]
+"""A box of the tensor of this name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a rank holds of a tensor: ``local`` is the box ``region`` of it."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    region: Region
+    local: torch.Tensor
+
+
+def held(name: str, tensor: torch.Tensor) -> Held:
+    """Return what this rank holds of a tensor.
+
+    Raises:
+        Unusable: the tensor cannot be saved as it is.
+    """
+    dtype = dtypes.name_of(str(tensor.dtype), name)
+    if tensor.is_meta or tensor.is_sparse or tensor.is_quantized or tensor.layout is not torch.strided:
+        raise Unusable(f"{name}: expected a dense tensor with data, got {tensor.layout} on {tensor.device}")
+    if not isinstance(tensor, DTensor):
+        if type(tensor) not in (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer):
+            raise Unusable(f"{name}: expected a tensor or a DTensor, got a {type(tensor).__name__}")
+        return Held(dtype, tuple(tensor.shape), Region.whole(tensor.shape), tensor.detach())
+    if any(placement.is_partial() for placement in tensor.placements):
+        raise Unusable(f"{name}: a DTensor with partial sums; expected it to be reduced before it is saved")
+    (chunk,) = tensor.__create_chunk_list__()
+    region = Region(tuple(chunk.offsets), tuple(chunk.sizes))
+    return Held(dtype, tuple(tensor.shape), region, tensor.to_local().detach())
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """What one rank could write: boxes with their sizes in bytes, and names of values."""
+
+    boxes: tuple[tuple[str, Region, int], ...]
+    values: tuple[str, ...]
+
+
+def inventory(flat: Flat) -> Inventory:
+    """Return what this rank holds."""
+    parts = {name: held(name, tensor) for name, tensor in flat.tensors.items()}
+    boxes = ((name, at.region, at.region.volume * dtypes.BYTES[at.dtype]) for name, at in parts.items())
+    return Inventory(tuple(boxes), tuple(flat.values))
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one rank writes, of what it holds."""
+
+    boxes: frozenset[Box]
+    values: frozenset[str]
+
+
+def share_out(inventories: Sequence[Inventory]) -> list[Share]:
+    """Divide what the ranks hold so that each box is written once, and every rank writes about as many bytes.
+
+    A value that several ranks hold is written by the first of them.
+    """
+    holders: dict[Box, list[int]] = {}
+    sizes: dict[Box, int] = {}
+    values: dict[str, int] = {}
+    for rank, found in enumerate(inventories):
+        for name, region, size in found.boxes:
+            holders.setdefault((name, region), []).append(rank)
+            sizes[name, region] = size
+        for name in found.values:
+            values.setdefault(name, rank)
+    load = [0] * len(inventories)
+    boxes: list[set[Box]] = [set() for _ in inventories]
+    # Those that only one rank holds are settled; then the large ones first, so that small ones even things out.
+    for box in sorted(holders, key=lambda box: (len(holders[box]) > 1, -sizes[box], box[0], box[1].offset)):
+        rank = min(holders[box], key=load.__getitem__)
+        boxes[rank].add(box)
+        load[rank] += sizes[box]
+    own: Mapping[int, set[str]] = {
+        rank: {name for name, owner in values.items() if owner == rank} for rank in range(len(inventories))
+    }
+    return [Share(frozenset(boxes[rank]), frozenset(own[rank])) for rank in range(len(inventories))]
