@@ -20,6 +20,8 @@ METADATA = "TLAUNCH_METADATA"
 """An environment variable with the paths of files: labels or JSON, separated by colons."""
 NAMES = ("SLURMD_NODENAME", "NODE_NAME")
 """Environment variables with this node's name. In a Kubernetes pod the host's name is the pod's, so set NODE_NAME."""
+ALIKE = 3
+"""Contradictions of one kind that people are told of one by one."""
 INSTANCE = Path("/sys/devices/virtual/dmi/id/board_asset_tag")
 """Where an AWS machine finds its instance id."""
 
@@ -67,9 +69,20 @@ def placed(node: Node, found: Discovery) -> Node:
 
 
 def remarks(found: Discovery) -> tuple[str, ...]:
-    """Return everything that people should know, one line each: contradictions first."""
+    """Return everything that people should know, one line each: contradictions first.
+
+    Of contradictions between the same two sources on one level there are at most ``ALIKE``, and how many more.
+    """
+    lines: list[str] = []
+    alike: dict[tuple[str, str, str], list[str]] = {}
+    for conflict in found.contradictions:
+        alike.setdefault((conflict.level, conflict.source, conflict.other), []).append(str(conflict))
+    for (level, source, other), same in alike.items():
+        lines += same[:ALIKE]
+        if len(same) > ALIKE:
+            lines.append(f"and on {len(same) - ALIKE} more nodes {source} and {other} differ in the {level}")
     notes = (f"{report.source}: {note}" for report in found.reports for note in report.notes)
-    return (*map(str, found.contradictions), *found.warnings, *notes)
+    return (*lines, *found.warnings, *notes)
 
 
 def own_name(environ: Mapping[str, str]) -> str:

@@ -8,7 +8,8 @@ words (see ``Source``): these have to agree on the name too.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
@@ -116,22 +117,23 @@ def merge(reports: Iterable[Report], nodes: Iterable[str] | None = None) -> Disc
     slots = _said(told, "slots")
     _check_uuids(told)
     named = {name for report in told for name in report.nodes}
-    wanted = tuple(sorted(named if nodes is None else set(nodes), key=natural))
-    keep = frozenset(wanted)
+    asked = named if nodes is None else set(nodes)
+    every = sorted(named | asked, key=natural)
+    wanted = tuple(name for name in every if name in asked)
     chosen = {level: _choose(said[level]) for level in ABOVE}
     places: dict[str, dict[Above, Found]] = {
         name: {level: chosen[level][name] for level in ABOVE if name in chosen[level]} for name in wanted
     }
-    conflicts = [conflict for level in ABOVE for conflict in _conflicts(level, said[level], keep)]
+    conflicts = [conflict for level in ABOVE for conflict in _conflicts(level, said[level], every)]
     counts = dict(sorted(slots.items(), key=lambda item: item[0] not in SLOTS_FIRST))
-    conflicts += _differing("slots", counts, keep)
+    conflicts += _differing("slots", counts, every)
     found = {name: Found(counts[source][name], source) for source in reversed(counts) for name in counts[source]}
     return Discovery(
         nodes=wanted,
         places=places,
         slots={name: found[name] for name in wanted if name in found},
         reports=told,
-        contradictions=tuple(conflicts),
+        contradictions=tuple(conflict for conflict in conflicts if conflict.node in asked),
         warnings=_untidy(places),
     )
 
@@ -184,33 +186,31 @@ def _choose(said: Said) -> dict[str, Found]:
     return chosen
 
 
-def _conflicts(level: Above, said: Said, keep: frozenset[str]) -> Iterable[Contradiction]:
+def _conflicts(level: Above, said: Said, every: Sequence[str]) -> Iterable[Contradiction]:
     for first, second in combinations(said, 2):
         mine, theirs = said[first], said[second]
         if BY_NAME[first].words == BY_NAME[second].words:
-            yield from _differing(level, {first: mine, second: theirs}, keep)
+            yield from _differing(level, {first: mine, second: theirs}, every)
         else:
-            yield from _regrouped(level, (first, mine), (second, theirs), keep)
+            yield from _regrouped(level, (first, mine), (second, theirs), every)
 
 
-def _differing(level: str, said: Said, keep: frozenset[str]) -> Iterable[Contradiction]:
+def _differing(level: str, said: Said, every: Sequence[str]) -> Iterable[Contradiction]:
     """Yield where two sources that use the same words use different ones."""
     for first, second in combinations(said, 2):
-        for node in sorted(said[first].keys() & said[second].keys() & keep, key=natural):
-            mine, theirs = said[first][node], said[second][node]
-            if mine != theirs:
+        for node in every:
+            mine, theirs = said[first].get(node), said[second].get(node)
+            if mine is not None and theirs is not None and mine != theirs:
                 yield Contradiction(node, level, first, mine, second, theirs)
 
 
 def _regrouped(
-    level: Above, first: tuple[str, Mapping[str, str]], second: tuple[str, Mapping[str, str]], keep: frozenset[str]
+    level: Above, first: tuple[str, Mapping[str, str]], second: tuple[str, Mapping[str, str]], every: Sequence[str]
 ) -> Iterable[Contradiction]:
     """Yield the nodes that two sources put together with others in different ways."""
     (one, mine), (other, theirs) = first, second
-    shared = sorted(mine.keys() & theirs.keys(), key=natural)
-    sizes: dict[str, int] = {}
-    for place in theirs.values():
-        sizes[place] = sizes.get(place, 0) + 1
+    shared = [node for node in every if node in mine and node in theirs]
+    sizes = Counter(theirs.values())
     by_theirs: dict[str, str] = {}
     by_mine: dict[str, str] = {}
     for node in shared:
@@ -223,7 +223,7 @@ def _regrouped(
             why = f"as of {friend}, which {one} puts into {mine[friend]}"
         elif theirs[stranger] != theirs[node]:
             why = f"but {theirs[stranger]} of {stranger}, which {one} puts into {mine[node]} too"
-        if why and node in keep:
+        if why:
             yield Contradiction(node, level, one, mine[node], other, theirs[node], why)
 
 

@@ -176,3 +176,21 @@ def test_what_is_found_comes_before_what_was_said_and_the_rest_stays(tmp_path: P
     found = discover(empty(tmp_path, TLAUNCH_LABELS="topology.kubernetes.io/rack=r9"), alone=True)
     assert placed(Node("node-03", 4, rack="rack-00", pod="p"), found) == Node("node-03", 4, rack="r9", pod="p")
     assert remarks(found) == ()
+
+
+def test_contradictions_of_one_kind_are_told_in_a_few_lines(tmp_path: Path) -> None:
+    nodes = [
+        {"kind": "Node", "metadata": {"name": f"n{i}", "labels": {"topology.kubernetes.io/rack": f"r{i}"}}}
+        for i in range(10)
+    ]
+    (tmp_path / "nodes.json").write_text(json.dumps(nodes))
+    (tmp_path / "t.yaml").write_text("racks: {one: 'n[0-9]'}")
+    found = discover(empty(tmp_path), topology=str(tmp_path / "t.yaml"), metadata=[tmp_path / "nodes.json"])
+    assert len(found.contradictions) == 9
+    assert remarks(found) == (
+        *(
+            f"n{i}: rack: file says one, kubernetes says r{i} (but r0 of n0, which file puts into one too); file wins"
+            for i in (1, 2, 3)
+        ),
+        "and on 6 more nodes file and kubernetes differ in the rack",
+    )
