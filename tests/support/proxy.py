@@ -222,8 +222,11 @@ class _Connection:
 
 
 def _owner(port: int) -> int:
-    """Return the pid of the process that has this port at its end of a connection to us; 0 when it has gone."""
-    for connection in psutil.net_connections("tcp4"):
+    """Return the pid of the process that has this port at its end of a connection to us; 0 when it has gone.
+
+    grpc's sockets are of IPv6, whatever address they are connected to.
+    """
+    for connection in psutil.net_connections("tcp"):
         if connection.laddr and connection.laddr.port == port and connection.pid is not None:
             return int(connection.pid)
     return 0
