@@ -90,7 +90,7 @@ class Stage:
         after: dict[int, str] = {}
 
         def everybody() -> bool:
-            restarts = self.job.events()[-1]["generation"] - 1
+            restarts = self.job.events()[-1]["restart_count"]
             entries = [(self.job.trace(rank) or [{}])[-1] for rank in range(4)]
             after.update({rank: entry.get("TLAUNCH_SLOT", "") for rank, entry in enumerate(entries)})
             return restarts > 0 and all(entry.get("TORCHELASTIC_RESTART_COUNT") == str(restarts) for entry in entries)
