@@ -6,6 +6,8 @@
 ``causes``         what had happened, a sentence each
 ``decisions``      what was decided, a sentence each
 ``reasons``        why, a sentence each
+``first_failure``  ``null``, or the rank that failed first, of those that the causes name: ``rank``, ``host``, ``node``,
+                   ``slot``, ``code``, ``signal``, ``message``, ``ran`` (seconds), ``last_lines``, ``traceback``
 ``world_size``     ranks
 ``spares``         healthy slots without a rank
 ``restart_count``  what the ranks see as TORCHELASTIC_RESTART_COUNT
@@ -22,7 +24,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tlaunch.launcher.core.events import RankFailed
 from tlaunch.launcher.core.plan import Plan
+from tlaunch.launcher.observe.report import first_failure
 
 NAME = "events.jsonl"
 
@@ -73,8 +77,25 @@ def entry(plan: Plan, spares: int, at: float) -> dict[str, Any]:
         "causes": [str(event) for event in plan.events],
         "decisions": list(plan.decisions),
         "reasons": list(plan.reasons),
+        "first_failure": None if (failure := first_failure(plan)) is None else _failure(failure),
         "world_size": plan.world_size,
         "spares": spares,
         "restart_count": plan.generation - 1,
         "result": None if plan.result is None else {"code": plan.result.code, "reason": plan.result.reason},
+    }
+
+
+def _failure(failure: RankFailed) -> dict[str, Any]:
+    ended = failure.exit
+    return {
+        "rank": failure.rank,
+        "host": ended.host,
+        "node": failure.slot.node,
+        "slot": str(failure.slot),
+        "code": ended.code,
+        "signal": ended.signal,
+        "message": ended.message,
+        "ran": round(ended.ran, 3),
+        "last_lines": ended.output.splitlines() if ended.output else [],
+        "traceback": ended.traceback,
     }

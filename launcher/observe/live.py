@@ -15,7 +15,7 @@ from rich.text import Text
 from tlaunch.launcher.core.plan import Plan, Result
 from tlaunch.launcher.observe.board import board, happenings
 from tlaunch.launcher.observe.jobview import JobView
-from tlaunch.launcher.observe.report import row, summary
+from tlaunch.launcher.observe.report import account, row, summary
 from tlaunch.launcher.observe.view import Stream
 
 PERIOD = 0.25
@@ -82,6 +82,9 @@ class LiveView:
         with self._lock:
             self._state.history.append(plan)
             self._state.told.append((f"{self._now()}  {told.generation}", told.cause, told.decision))
+            if plan.result is None and (more := account(plan)):
+                said = (f"{self._now()} tlaunch: {told}", *more)
+                self._state.lines.extend(Text(line, "bold") for line in said)
             self._state.changed = True
 
     def notice(self, text: str) -> None:

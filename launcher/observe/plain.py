@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from tlaunch.launcher.core.plan import Plan, Result
 from tlaunch.launcher.observe.jobview import JobView
-from tlaunch.launcher.observe.report import row, summary
+from tlaunch.launcher.observe.report import account, row, summary
 from tlaunch.launcher.observe.view import Stream
 from tlaunch.launcher.observe.writer import Writer
 
@@ -40,7 +40,8 @@ class PlainView:
     def plan(self, plan: Plan, previous: Plan | None) -> None:
         self._history.append(plan)
         if plan.result is None:  # the end is told by close, with all that belongs to it
-            self.notice(str(row(plan)))
+            for line in (str(row(plan)), *account(plan)):
+                self.notice(line)
 
     def notice(self, text: str) -> None:
         self._writer.write(self._fds["err"], f"{self._clock()} tlaunch: {text}")

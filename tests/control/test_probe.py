@@ -6,7 +6,9 @@ import asyncio
 import socket
 import time
 
-from tlaunch.launcher.control.probe import Listener, Verdict, probe, probe_all
+import pytest
+
+from tlaunch.launcher.control.probe import Answer, Listener, Verdict, probe, probe_all
 from tlaunch.launcher.control.records import Registration
 from tlaunch.topology.model import Node
 
@@ -20,6 +22,39 @@ async def test_a_living_agent_answers() -> None:
     address = await listener.open("127.0.0.1")
     assert (await probe(registration(address), 5)).verdict is Verdict.ALIVE
     await listener.close()
+
+
+async def test_an_agent_says_what_its_clock_shows() -> None:
+    listener = Listener("abc")
+    address = await listener.open("127.0.0.1")
+    answer = await probe(registration(address), 5)
+    assert answer.clock == pytest.approx(0, abs=1), "it is on the same machine"
+    await listener.close()
+
+
+async def test_a_machine_that_was_started_an_hour_later_has_another_clock() -> None:
+    async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(f"abc {time.monotonic() - 3600}\n".encode())
+        writer.close()
+
+    server = await asyncio.start_server(greet, "127.0.0.1", 0)
+    address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    assert (await probe(registration(address), 5)).clock == pytest.approx(3600, abs=1)
+    server.close()
+    await server.wait_closed()
+
+
+@pytest.mark.parametrize("greeting", ["abc\n", "abc soon\n"])
+async def test_an_agent_that_says_nothing_of_its_clock_is_alive_all_the_same(greeting: str) -> None:
+    async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(greeting.encode())
+        writer.close()
+
+    server = await asyncio.start_server(greet, "127.0.0.1", 0)
+    address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    assert await probe(registration(address), 5) == Answer(Verdict.ALIVE)
+    server.close()
+    await server.wait_closed()
 
 
 async def test_another_incarnation_means_that_the_asked_one_is_gone() -> None:

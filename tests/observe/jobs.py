@@ -35,7 +35,8 @@ START = Plan(
 )
 """node-0 and node-1 have ranks 0 to 3, node-2 has 4 and 5, node-3 is spare."""
 
-FAILURE = RankFailed(1, slot("node-0/gpu-1"), Exit(signal=9))
+SAID = "\n".join(f"step {step}" for step in range(8))
+FAILURE = RankFailed(1, slot("node-0/gpu-1"), Exit(signal=9, output=SAID, host="gb03", ran=12.3))
 RESTART = replace(
     START,
     generation=2,

@@ -68,7 +68,11 @@ def test_a_story_in_lines(screen: Screen) -> None:
         "12:00:00 tlaunch: waiting for 4 nodes",
         f"12:00:00 tlaunch: generation 1: {NodesReady()} -> start 6 ranks",
         f"12:00:00 tlaunch: generation 2: {FAILURE} -> restart rank 1 on node-0/gpu-1",
+        "12:00:00 tlaunch:   the slot is healthy",
+        "12:00:00 tlaunch:   rank 1 had run for 12 s on host gb03; its last lines:",
+        *(f"12:00:00 tlaunch:   | step {step}" for step in range(3, 8)),
         f"12:00:00 tlaunch: generation 3: {BROKEN} -> swap rank 4 to node-3/gpu-0",
+        "12:00:00 tlaunch:   same rack",
         "12:00:00 tlaunch: what happened:",
         f"12:00:00 tlaunch:   generation 2: {FAILURE} -> restart rank 1 on node-0/gpu-1",
         f"12:00:00 tlaunch:   generation 3: {BROKEN} -> swap rank 4 to node-3/gpu-0",
@@ -110,7 +114,7 @@ async def test_every_plan_is_told_once_and_in_order(screen: Screen, tmp_path: Pa
         follower.look(await look(START))
         follower.look(await look(START, RESTART, SWAP))
         follower.look(await look(START, RESTART, SWAP, END))
-    generations = [line.split()[3] for line in screen.said()[1]]
+    generations = [line.split()[3] for line in screen.said()[1] if "tlaunch: generation" in line]
     assert generations == ["1:", "2:", "3:"]
     written = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     assert [entry["generation"] for entry in written] == [1, 2, 3, 4]
@@ -129,6 +133,7 @@ async def test_an_entry_of_the_events_log(tmp_path: Path, monkeypatch: pytest.Mo
             "causes": [str(LOST)],
             "decisions": ["stop"],
             "reasons": ["no spare is left"],
+            "first_failure": None,
             "world_size": 0,
             "spares": 1,
             "restart_count": 3,
