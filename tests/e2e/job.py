@@ -115,9 +115,16 @@ class Job:
 
     def trouble(self, rank: int, how: str, *, always: bool = False) -> None:
         """Have a rank misbehave in its next step."""
+        self._wish({"rank": rank, "how": how}, "always" if always else "trouble")
+
+    def trouble_on(self, slot: str, how: str) -> None:
+        """Have whichever rank runs on a slot misbehave, each time."""
+        self._wish({"slot": slot, "how": how}, "always")
+
+    def _wish(self, what: dict[str, Any], name: str) -> None:
         draft = self.folder / "trouble.draft"
-        draft.write_text(json.dumps({"rank": rank, "how": how}))
-        draft.rename(self.folder / ("always" if always else "trouble"))
+        draft.write_text(json.dumps(what))
+        draft.rename(self.folder / name)
 
     def finish(self) -> None:
         """Have the script come to its end, and check that the job ends well."""

@@ -43,8 +43,8 @@ def test_a_recovery_is_told_with_the_last_lines_of_the_rank_that_failed_first(wo
 def test_the_end_names_the_first_failure_and_shows_its_traceback_once(world: World) -> None:
     slot = world.plans[1].seats[2].slot
     why = (
-        f"rank 2 on {slot} failed: exit code 3: ValueError: bad batch; --max-restarts 1 reached: 2 failures of the job's "
-        "own code counted (rank 2: 2), replaced hardware not; to forgive more, raise --max-restarts"
+        f"rank 2 on {slot} failed: exit code 3: ValueError: bad batch; --max-restarts 1 reached: 2 failures of the "
+        "job's own code counted (rank 2: 2), replaced hardware not; to forgive more, raise --max-restarts"
     )
     crash = f"rank 2 on {slot} failed: killed by SIGSEGV (segmentation fault)"
     assert summary(JOB, world.plans, world.result) == [

@@ -1,12 +1,14 @@
 """An unmodified torchrun-style script: it sums ranks step by step, resumes, and misbehaves on request.
 
-Usage: steps.py FOLDER [--steps N]
+Usage: steps.py FOLDER [--steps N] [--hide]
+
+--hide: when a peer is lost, say so in words of its own, a while later, as scripts do that clean up
 
 FOLDER/checkpoint    the last complete step, written by rank 0
 FOLDER/trace-<rank>  one JSON line for each completed step
 FOLDER/trouble       JSON {"rank": r, "how": "raise" | "exit" | ...}: that rank does it, once; see
                        ``trouble``
-FOLDER/always        the same, but for every rank on every try
+FOLDER/always        the same, but on every try; with "slot" in place of "rank": whoever runs there
 FOLDER/finish        end after the present step
 """
 
@@ -30,7 +32,18 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--steps", type=int, default=1_000_000)
+    parser.add_argument("--hide", action="store_true")
     given = parser.parse_args()
+    try:
+        train(given)
+    except RuntimeError:
+        if not given.hide:
+            raise
+        time.sleep(0.1)
+        raise ValueError("this step was no good") from None
+
+
+def train(given: argparse.Namespace) -> None:
     folder: Path = given.folder
     dist.init_process_group("gloo")
     rank, world = dist.get_rank(), dist.get_world_size()
@@ -66,16 +79,17 @@ def entry(step: int, rank: int, world: int) -> dict[str, object]:
         "MASTER_PORT",
     )
     found = {name: os.environ[name] for name in names}
-    return {"step": step, "rank": rank, "world": world, "pid": os.getpid(), **found}
+    return {"step": step, "rank": rank, "world": world, "pid": os.getpid(), "time": time.time(), **found}
 
 
 def trouble(folder: Path, rank: int) -> None:
+    slot = os.environ["TLAUNCH_SLOT"]
     for name in ("trouble", "always"):
         try:
             wanted = json.loads((folder / name).read_text())
         except FileNotFoundError:
             continue
-        if wanted["rank"] != rank:
+        if wanted.get("rank", rank) != rank or wanted.get("slot", slot) != slot:
             continue
         if name == "trouble":
             (folder / name).unlink()
