@@ -19,7 +19,7 @@ TRACEBACK = 'Traceback (most recent call last):\n  File "x.py", line 1, in <modu
 @pytest.fixture
 def files(tmp_path: Path) -> RankFiles:
     found = RankFiles(tmp_path / "rank-0")
-    found.clear()
+    found.folder.mkdir()
     return found
 
 
