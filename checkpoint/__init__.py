@@ -6,7 +6,7 @@ Usable alone, under any launcher. From the ground up; none of these knows of wha
 
 - ``region``, ``dtypes``, ``values``, ``tree``: boxes in tensors, element types, what is not a tensor, strict JSON
 - ``manifest``, ``layout``: what a checkpoint says of itself, and where it lies
-- ``files``, ``places``: the few operations on a file system that everything else is made of
+- ``files``, ``objects``, ``places``: the few operations on a file system that everything else is made of
 - ``shard``, ``commit``, ``catalog``, ``reading``: writing, committing, finding and reading checkpoints
 - ``arena``, ``plan``, ``messages``, ``commits``, ``saver``: the process of each node that writes; it loads no torch
 - ``flat``, ``slices``, ``ranks``, ``capture``, ``link``, ``saving``: what happens in the trainer

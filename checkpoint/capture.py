@@ -90,7 +90,9 @@ class Capture:
                 self._tensor(target).copy_(source, non_blocking=True)
                 source.record_stream(streams[source.device])
         for stream in streams.values():
-            self._events.append(stream.record_event())
+            event = torch.cuda.Event()
+            event.record(stream)
+            self._events.append(event)
 
     def _tensor(self, target: Target) -> torch.Tensor:
         """Return the place in the arena as a tensor."""

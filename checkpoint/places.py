@@ -7,15 +7,16 @@ import re
 
 from tlaunch.checkpoint.errors import Unusable
 from tlaunch.checkpoint.files import Files, LocalFiles
+from tlaunch.checkpoint.objects import ObjectFiles
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.DOTALL)
 
 
 def open_files(root: str | os.PathLike[str]) -> Files:
-    """Return the file system for a path, made absolute, or a ``file://`` URL.
+    """Return the file system for a path, made absolute, or for a URL.
 
     Raises:
-        Unusable: the URL is of another kind.
+        Unusable: nothing is installed for URLs of this kind.
     """
     text = os.fspath(root)
     match = _URL.match(text)
@@ -25,4 +26,4 @@ def open_files(root: str | os.PathLike[str]) -> Files:
         return LocalFiles(os.path.abspath(text))  # noqa: PTH100 - Path.resolve would follow links that may change
     if match[1] == "file":
         return LocalFiles(match[2])
-    raise Unusable(f"{text}: {match[1]}:// is not supported; expected a path")
+    return ObjectFiles(text)

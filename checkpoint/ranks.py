@@ -34,7 +34,9 @@ class Ranks:
             self.rank, self.world = dist.get_rank(), dist.get_world_size()
             if self.world > 1:
                 # Of its own, so that what is agreed on here does not meet what the training script sends.
-                self._group = dist.new_group(backend="gloo")
+                group = dist.new_group(backend="gloo")
+                assert isinstance(group, dist.ProcessGroup)  # it is a number for those who are not in it
+                self._group = group
             return
         self.rank, self.world = 0, 1
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:

@@ -30,7 +30,7 @@ def whole(files: Files, address: Address) -> bool:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_stopped_at_every_operation_of_a_save(tmp_path: Path, seed: int) -> None:
-    committed_second = 0
+    committed_second = stop_at = 0
     for stop_at in itertools.count(1):
         folder = tmp_path / str(stop_at)
         folder.mkdir()
@@ -60,6 +60,7 @@ def test_stopped_at_every_operation_of_a_save(tmp_path: Path, seed: int) -> None
 
 
 def test_stopped_while_a_checkpoint_is_removed(tmp_path: Path) -> None:
+    stop_at = 0
     for stop_at in itertools.count(1):
         folder = tmp_path / str(stop_at)
         files = LocalFiles(folder)
