@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from tlaunch.topology.explain import count, ranks
+from tlaunch.topology.locality import groups
 from tlaunch.topology.mesh import Mesh
 from tlaunch.topology.model import Level, Machine
 from tlaunch.topology.spares import SpareRequest
@@ -35,14 +36,6 @@ def account(
         lines.append(_replicas(machine, mesh, nodes))
     lines.append(_spares(machine, spare_nodes))
     return tuple(lines), (*_apart(machine, mesh, nodes, spare_nodes), *_too_few(machine, request, spare_nodes))
-
-
-def groups(values: Sequence[int], size: int, stride: int) -> Iterator[Sequence[int]]:
-    """Yield the values of each group of a mesh dimension: ``size`` ranks with ``stride`` between them."""
-    block = size * stride
-    for first in range(0, len(values), block):
-        for offset in range(first, first + stride):
-            yield values[offset : first + block : stride]
 
 
 def _split(machine: Machine, mesh: Mesh, nodes: Sequence[int], dim: int, level: Level) -> Iterator[int]:

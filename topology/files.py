@@ -35,6 +35,7 @@ from pathlib import Path
 from tlaunch.topology.description import Description, default_machine
 from tlaunch.topology.fileformat import nodes_of
 from tlaunch.topology.model import TopologyError
+from tlaunch.topology.synthetic import PREFIX, described
 from tlaunch.topology.yamltree import MAX_BYTES, nearest, parse, shown
 
 __all__ = ["Description", "default_machine", "load", "shipped"]
@@ -47,10 +48,12 @@ def shipped() -> tuple[str, ...]:
 
 
 def load(source: str) -> Description:
-    """Read a topology file. ``source`` is a path, or the name of a shipped one such as ``nvl72``.
+    """Read a topology file. ``source`` is a path, the name of a shipped one such as ``nvl72``, or ``synthetic:...``.
 
     Raises ``TopologyError`` with one line that names the file, the place in it and what was expected.
     """
+    if source.startswith(PREFIX):
+        return described(source)
     names = shipped()
     if source in names:
         label, data = f"{source}.yaml", resources.files("tlaunch.conf").joinpath(f"{source}.yaml").read_bytes()

@@ -39,14 +39,13 @@ class Layout:
 
     @classmethod
     def of(cls, mesh: Mesh) -> Layout:
-        """Lay out a mesh. Its last dimension prefers one NVLink domain whether it says so or not."""
+        """Lay out a mesh. Its last dimension should stay within an NVLink domain unless it names another level."""
         asked = {name: LEVELS.index(level) for name, level in mesh.within}
         last = len(mesh.dims) - 1
 
         def tightness(index: int) -> tuple[float, int]:
-            level: float = asked.get(mesh.dims[index][0], ANYWHERE)
-            wish = DOMAIN + 0.5  # after those that say that they must
-            return (min(level, wish) if index == last else level), -index
+            # The last one comes after those that say themselves that they must be in a domain.
+            return asked.get(mesh.dims[index][0], DOMAIN + 0.5 if index == last else ANYWHERE), -index
 
         order = tuple(sorted(range(last + 1), key=tightness))
         blocks = tuple(accumulate((mesh.dims[index][1] for index in order), mul))
@@ -55,7 +54,7 @@ class Layout:
             level = int(tightness(index)[0])
             if level == ANYWHERE:
                 break
-            if needs and needs[-1].level == level and mesh.dims[index][0] in asked and index != last:
+            if needs and needs[-1].level == level and mesh.dims[index][0] in asked:
                 needs[-1] = Need(block, level)  # both were asked for, and only both together are one block
             else:
                 needs.append(Need(block, level))

@@ -26,7 +26,7 @@ from tlaunch.topology.model import Machine, Slot, TopologyError
 from tlaunch.topology.seating import seat
 from tlaunch.topology.spares import SpareRequest
 from tlaunch.topology.tree import Region, build
-from tlaunch.topology.wholenodes import hold_nodes
+from tlaunch.topology.wholenodes import hold_nodes, spread_no_more
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,8 @@ def place(
     _check_room(machine, mesh, request, root.free)
     layout = Layout.of(mesh)
     held = hold_nodes(root, layout, request)
+    if request.unit == "node" or not request.count:
+        spread_no_more(root)
     seat(root, layout, (request.per, request.count) if request.unit == "slot" and request.per else None)
     seats, left = _seats(root, layout)
     positions = sorted([*left, *(position for node in held for position in node)])

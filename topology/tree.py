@@ -100,9 +100,6 @@ def measure(region: Region, needs: Sequence[Need], keep: tuple[Level, int] | Non
         grain = max(part.grain for part in region.parts)
     if keep is not None and LEVELS.index(keep[0]) in region.levels:
         room = max(0, min(room, region.free - keep[1]))
-    for need in needs:
-        if need.level in region.levels:
-            room -= room % need.size
-            grain = max(grain, need.size)
-    region.room, region.grain = room, grain
-    return room
+    grain = max([grain, *(need.size for need in needs if need.level in region.levels)])
+    region.room, region.grain = room - room % grain, grain
+    return region.room

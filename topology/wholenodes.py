@@ -31,8 +31,14 @@ def hold_nodes(root: Region, layout: Layout, request: SpareRequest) -> list[Sequ
             best, most = nodes, room
     held = [_set(node, ()) for node in best]
     _recount(root)
-    _spread_no_more(root)
     return held
+
+
+def spread_no_more(region: Region) -> None:
+    """Let blocks of the mesh stay whole at any price: the spares are where they should be, or nobody asked for any."""
+    region.homes = 0
+    for part in region.parts:
+        spread_no_more(part)
 
 
 def _chosen(root: Region, ranks: int, request: SpareRequest, *, evenly: bool) -> list[Region]:
@@ -85,13 +91,6 @@ def _set(node: Region, slots: Sequence[int]) -> Sequence[int]:
     """Change which slots of a node can be used; return those before."""
     before, node.slots = node.slots, slots
     return before
-
-
-def _spread_no_more(region: Region) -> None:
-    """The spares are where they should be: none need be kept besides."""
-    region.homes = 0
-    for part in region.parts:
-        _spread_no_more(part)
 
 
 def _recount(region: Region) -> int:

@@ -66,7 +66,8 @@ class RunOptions(StoreOptions):
     topology: str | None = flag(
         "--topology",
         "FILE|NAME|auto",
-        "The machine: a YAML file, a known one such as nvl72, or auto: each node finds out where it is.",
+        "The machine: a YAML file, a known one such as nvl72, synthetic:racks=2,nodes=18,gpus=4, "
+        "or auto: each node finds out where it is.",
         panel=MACHINE,
     )
     mesh: str | None = flag("--mesh", *MESH, panel=JOB)
@@ -160,7 +161,9 @@ class KillOptions(JobOptions):
 class ShowOptions:
     """``tlaunch topology show``."""
 
-    file: str | None = positional("FILE|NAME", "A YAML file, or a known one such as nvl72.")
+    file: str | None = positional(
+        "FILE|NAME", "A YAML file, a known one such as nvl72, or synthetic:racks=2,nodes=18,gpus=4."
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,4 +177,6 @@ class PlanOptions:
     spares: int | SpareRequest | None = flag("--spares", "N|N/rack|Nn", SPARES_HELP, spare_request)  # noqa: RUF009  as above
     mesh: str | None = flag("--mesh", *MESH)
     strict: bool = switch("--strict", "Fail when a level of --mesh or the --spares cannot be had.")
-    file: str | None = positional("FILE|NAME", "A YAML file, or a known one such as nvl72.")
+    file: str | None = positional(
+        "FILE|NAME", "A YAML file, a known one such as nvl72, or synthetic:racks=2,nodes=18,gpus=4."
+    )
