@@ -88,7 +88,11 @@ class RunOptions(StoreOptions):
     )
     module: bool = switch("-m", "SCRIPT is the name of a module, as in python -m.", panel=JOB)
     max_restarts: int | None = flag(
-        "--max-restarts", "N", "Failures of the script that are forgiven (default: 3).", whole(0), panel=RECOVERY
+        "--max-restarts",
+        "N",
+        "Failures of the script itself that are forgiven, replaced hardware aside (default: 3).",
+        whole(0),
+        panel=RECOVERY,
     )
     swap_scope: Scope | None = flag(  # noqa: RUF009  as dataclasses.field: the field is what it makes
         "--swap-scope",
