@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -13,9 +14,32 @@ import pytest
 
 from tests.e2e.faults import fault
 from tests.e2e.job import node_of, running
+from tlaunch.launcher.core.events import Exit
 
 SMALL = ("--nodes", "3", "--gpus-per-node", "2", "--spares", "2")
 HOUR = 3600
+
+VICTIMS = """
+import datetime, os, signal, sys
+import torch
+import torch.distributed as dist
+
+dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=20))
+rank = dist.get_rank()
+dist.barrier()
+if rank == 3:
+    os.kill(os.getpid(), signal.SIGSEGV)
+match rank:
+    case 0:
+        dist.recv(torch.ones(1), 3)
+    case 1:
+        while True:
+            dist.send(torch.ones(1_000_000), 3)
+    case 2:
+        while True:
+            dist.monitored_barrier()
+"""
+"""Ranks that lose another one, each in a different call."""
 
 
 @fault(
@@ -108,6 +132,17 @@ def test_a_slot_that_kills_whoever_lands_on_it_is_quarantined(tmp_path: Path) ->
         assert f"rank 0: {before[0]} -> {before[1]}" in job.events()[2]["decisions"][0]
         assert "ranks 0, 1 failed there one after the other" in " ".join(job.events()[3]["reasons"])
         job.finish()
+
+
+def test_real_victims_are_known_as_such(tmp_path: Path) -> None:
+    script = tmp_path / "victims.py"
+    script.write_text(VICTIMS)
+    with running(tmp_path, "--nodes", "1", "--gpus-per-node", "4", "--max-restarts", "0", script=script) as job:
+        assert job.ended() == 128 + signal.SIGSEGV, job.told()
+        assert job.events()[-1]["first_failure"]["rank"] == 3
+        for rank in range(3):
+            said = json.loads((job.logs / "generation-1" / f"rank-{rank}" / "error.json").read_text())
+            assert Exit(code=1, message=said["message"]["message"]).lost_peer, said
 
 
 TWO = fault(
