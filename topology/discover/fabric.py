@@ -14,11 +14,13 @@ from tlaunch.topology.discover.library import code
 class Fabric:
     """What one GPU knows about the fabric.
 
-    ``clique``: its NVLink domain, ``None`` when it is in none or does not know yet. ``note``: why not, where that is
-    worth telling. ``fault``: why its links cannot be used.
+    ``clique``: its NVLink domain, ``None`` when it is in none or does not know yet. ``unsettled``: there is a fabric,
+    but the GPU is in no domain of it. ``note``: why, where that is worth telling. ``fault``: why its links cannot be
+    used.
     """
 
     clique: str | None = None
+    unsettled: bool = False
     note: str | None = None
     fault: str | None = None
 
@@ -34,9 +36,11 @@ def fabric(pynvml: Any, device: Any) -> Fabric:  # noqa: ANN401  ctypes
         return Fabric()
     if info.state != pynvml.NVML_GPU_FABRIC_STATE_COMPLETED:
         waiting = {pynvml.NVML_GPU_FABRIC_STATE_NOT_STARTED: "has not started"}.get(info.state, "is in progress")
-        return Fabric(note=f"its registration with the NVLink fabric {waiting}: the domain is not known yet")
+        note = f"its registration with the NVLink fabric {waiting}: the domain is not known yet"
+        return Fabric(unsettled=True, note=note)
     if info.status != pynvml.NVML_SUCCESS:
-        return Fabric(note=f"its registration with the NVLink fabric has failed (NVML error {info.status})")
+        note = f"its registration with the NVLink fabric has failed (NVML error {info.status})"
+        return Fabric(unsettled=True, note=note)
     return _completed(pynvml, info)
 
 
@@ -69,11 +73,11 @@ def _completed(pynvml: Any, info: Any) -> Fabric:  # noqa: ANN401
         return Fabric(fault=fault)  # a fabric manager of this node alone: NVLink ends at the node
     cliques = _cliques(pynvml, info)
     if not cliques:
-        return Fabric(note="it is in an NVLink fabric but in no clique of it", fault=fault)
+        return Fabric(unsettled=True, note="it is in an NVLink fabric but in no clique of it", fault=fault)
     note = None
     if len(cliques) > 1:
         note = f"it is in {len(cliques)} cliques ({', '.join(map(str, cliques))}); the lowest is taken"
-    return Fabric(f"{cluster}.{cliques[0]}", note, fault)
+    return Fabric(f"{cluster}.{cliques[0]}", note=note, fault=fault)
 
 
 def _cliques(pynvml: Any, info: Any) -> list[int]:  # noqa: ANN401

@@ -54,6 +54,7 @@ def _read(pynvml: Any, index: int, device: Any) -> tuple[Gpu, str | None]:  # no
         pci=_pci(pynvml, device),
         name=unless(None, pynvml.nvmlDeviceGetName, device),
         clique=known.clique,
+        unsettled=known.unsettled,
         ecc=None if ecc is None else bool(ecc),
         fault=known.fault,
     )

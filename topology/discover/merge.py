@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
 
@@ -20,7 +20,7 @@ from tlaunch.topology.discover.report import (
     RANK,
     SLOTS_FIRST,
     Above,
-    Coordinates,
+    Part,
     Report,
     fail,
 )
@@ -71,14 +71,14 @@ class Discovery:
     slots: Mapping[str, Found]
     reports: tuple[Report, ...]
     contradictions: tuple[Contradiction, ...] = ()
-    warnings: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...] = ()
 
-    def node(self, name: str, slots: int | None = None) -> Node:
-        """Return a node where it was found. ``slots``: what is known better than by discovery."""
+    def node(self, name: str) -> Node:
+        """Return a node where it was found, with one slot where nobody knows how many it has."""
         places = self.places.get(name, {})
         pod, rack, domain = (places[level].value if level in places else None for level in ABOVE)
-        known = int(self.slots[name].value) if name in self.slots else 1
-        return Node(name, slots or known, domain=domain, rack=rack, pod=pod)
+        slots = int(self.slots[name].value) if name in self.slots else 1
+        return Node(name, slots, domain=domain, rack=rack, pod=pod)
 
     def machine(self) -> Machine:
         """Return all nodes in physical order: pods, racks and domains as their first nodes stand, then by name."""
@@ -144,13 +144,13 @@ def natural(name: str) -> tuple[tuple[int, int, str], ...]:
     return (*((0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts), (2, 0, name))
 
 
-def _said(reports: Iterable[Report], level: Above | str) -> dict[str, dict[str, str]]:
+def _said(reports: Iterable[Report], level: Part) -> dict[str, dict[str, str]]:
     """Return what is said about one level, by source in order of precedence."""
     said: dict[str, dict[str, str]] = {}
     origins: dict[tuple[str, str], str] = {}
     for report in reports:
         for node, coordinates in report.nodes.items():
-            value = _value(coordinates, level)
+            value = coordinates.at(level)
             if value is None:
                 continue
             before = said.setdefault(report.source, {}).setdefault(node, value)
@@ -160,12 +160,6 @@ def _said(reports: Iterable[Report], level: Above | str) -> dict[str, dict[str, 
                 expected = "one number" if level == "slots" else f"every node in one {level}"
                 fail(report.source, node, level, f"is {before} and {value} in {where}; expected {expected}")
     return said
-
-
-def _value(coordinates: Coordinates, level: Above | str) -> str | None:
-    if level == "slots":
-        return None if coordinates.slots is None else str(coordinates.slots)
-    return {"pod": coordinates.pod, "rack": coordinates.rack, "domain": coordinates.domain}[level]
 
 
 def _choose(said: Said) -> dict[str, Found]:
@@ -243,20 +237,16 @@ def _check_uuids(reports: Iterable[Report]) -> None:
 def _untidy(places: Mapping[str, Mapping[Above, Found]]) -> tuple[str, ...]:
     """Say which places lie in two wider ones: sources that each make sense need not make a tree together."""
     lines: dict[str, None] = {}
-    for narrow, wide in (("domain", "rack"), ("rack", "pod")):
+    pairs: tuple[tuple[Above, Above], ...] = (("domain", "rack"), ("rack", "pod"))
+    for narrow, wide in pairs:
         parents: dict[str, Found] = {}
         for found in places.values():
-            inner, outer = _at(found, narrow), _at(found, wide)
+            inner, outer = found.get(narrow), found.get(wide)
             if inner is None or outer is None:
                 continue
             before = parents.setdefault(inner.value, outer)
             if before.value != outer.value:
-                lines[
-                    f"{narrow} {inner.value} ({inner.source}) is in {wide} {before.value} and {outer.value} "
-                    f"({outer.source}); the narrower level counts first"
-                ] = None
+                both = f"{before.value} and {outer.value}"
+                line = f"{narrow} {inner.value} ({inner.source}) is in {wide} {both} ({outer.source})"
+                lines[f"{line}; the narrower level counts first"] = None
     return tuple(lines)
-
-
-def _at(found: Mapping[Above, Found], level: str) -> Found | None:
-    return next((place for name, place in found.items() if name == level), None)

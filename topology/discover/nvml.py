@@ -74,14 +74,9 @@ def _domain(node: str, gpus: Sequence[Gpu]) -> tuple[str | None, tuple[str, ...]
         return None, (
             f"its GPUs are in {len(cliques)} NVLink domains ({', '.join(cliques)}): it is in none as a whole",
         )
-    joined = len(gpus) > 1 and all(
-        len({*gpu.peers, gpu.index}.intersection(_indices(gpus))) == len(gpus) for gpu in gpus
-    )
-    return (node if joined else None), ()
-
-
-def _indices(gpus: Sequence[Gpu]) -> set[int]:
-    return {gpu.index for gpu in gpus}
+    indices = {gpu.index for gpu in gpus}
+    joined = len(gpus) > 1 and all(indices <= {gpu.index, *gpu.peers} for gpu in gpus)
+    return (node if joined and not any(gpu.unsettled for gpu in gpus) else None), ()
 
 
 def _present() -> int:

@@ -10,6 +10,7 @@ from tlaunch.topology.model import TopologyError
 from tlaunch.topology.yamltree import is_name, shown
 
 Above = Literal["pod", "rack", "domain"]
+Part = Literal["pod", "rack", "domain", "slots"]
 ABOVE: tuple[Above, ...] = ("pod", "rack", "domain")
 """The levels above the node, from widest to narrowest: what sources say of a node."""
 
@@ -24,24 +25,23 @@ class Source:
 
     name: str
     words: str
-    says: str
 
 
 SOURCES: tuple[Source, ...] = (
-    Source("file", "file", "a topology file: the user has said so"),
-    Source("nvml", "clique", "the NVIDIA driver of this node: NVLink domain, GPUs"),
-    Source("gpu-clique", "clique", "label nvidia.com/gpu.clique"),
-    Source("topograph", "topograph", "labels of NVIDIA Topograph, under any of its names"),
-    Source("eks", "aws", "labels topology.k8s.aws/network-node-layer-*"),
-    Source("gke", "gke", "labels cloud.google.com/gce-topology-*"),
-    Source("oke", "oke", "labels oci.oraclecloud.com/rdma.*"),
-    Source("kubernetes", "kubernetes", "labels topology.kubernetes.io/rack and zone"),
-    Source("aws", "aws", "AWS DescribeInstanceTopology"),
-    Source("gcp", "gcp", "GCP physicalHostTopology"),
-    Source("oci", "oci", "OCI rdmaTopologyData"),
-    Source("slurm", "slurm", "SLURM_TOPOLOGY_ADDR, and the GPUs of the step or job"),
-    Source("scontrol", "slurm", "scontrol show topology"),
-    Source("hostname", "hostname", "names in alphabetical order: the last resort"),
+    Source("file", "file"),
+    Source("nvml", "clique"),
+    Source("gpu-clique", "clique"),
+    Source("topograph", "topograph"),
+    Source("eks", "aws"),
+    Source("gke", "gke"),
+    Source("oke", "oke"),  # hashes of the names that oci uses
+    Source("kubernetes", "kubernetes"),
+    Source("aws", "aws"),
+    Source("gcp", "gcp"),
+    Source("oci", "oci"),
+    Source("slurm", "slurm"),
+    Source("scontrol", "slurm"),
+    Source("hostname", "hostname"),
 )
 """In order of precedence. On each level of each node the first source that says something wins."""
 
@@ -61,17 +61,19 @@ class Coordinates:
     domain: str | None = None
     slots: int | None = None
 
-    def at(self, level: Above) -> str | None:
-        """Return the place on one level."""
-        return {"pod": self.pod, "rack": self.rack, "domain": self.domain}[level]
+    def at(self, part: Part) -> str | None:
+        """Return the place on one level, or the number of slots in digits."""
+        slots = None if self.slots is None else str(self.slots)
+        return {"pod": self.pod, "rack": self.rack, "domain": self.domain, "slots": slots}[part]
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
     """One GPU as the driver sees it.
 
-    ``index`` is NVML's. ``clique`` is the NVLink domain ``ClusterUUID.CliqueID``; ``peers`` are the GPUs of the same
-    node that NVLink reaches. ``fault`` says why it cannot be used; ``uuid`` and ``pci`` are ``None`` when it does not
+    ``index`` is NVML's. ``clique`` is the NVLink domain ``ClusterUUID.CliqueID``; ``unsettled`` says that there is none
+    because the GPU is not (yet) in the fabric that it belongs to. ``peers`` are the GPUs of the same node that NVLink
+    reaches. ``fault`` says why it cannot be used; ``uuid`` and ``pci`` are ``None`` when it does not
     even answer to that.
     """
 
@@ -80,6 +82,7 @@ class Gpu:
     pci: str | None = None
     name: str | None = None
     clique: str | None = None
+    unsettled: bool = False
     peers: tuple[int, ...] = ()
     ecc: bool | None = None
     fault: str | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Mapping
 
@@ -31,29 +32,43 @@ def report(environ: Mapping[str, str] = os.environ, deadline: float = DEADLINE) 
     if program is None:
         return None
     try:
-        done = subprocess.run(
-            [program, *COMMAND[1:]],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=deadline,
-            env={**environ, "LC_ALL": "C"},
-            check=False,
-        )
+        code, out, err = _run([program, *COMMAND[1:]], {**environ, "LC_ALL": "C"}, deadline)
     except subprocess.TimeoutExpired:
         return Report("scontrol", _LABEL, notes=(f"no answer within {deadline:g} s",))
     except OSError as error:
         return Report("scontrol", _LABEL, notes=(f"cannot be run: {error.strerror}",))
-    if done.returncode:
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        return Report("scontrol", _LABEL, notes=(f"exit code {done.returncode}: {said[0] if said else 'silent'}",))
-    if len(done.stdout) > MAX_BYTES:
+    if code:
+        said = err.decode(errors="replace").strip().splitlines()
+        return Report("scontrol", _LABEL, notes=(f"exit code {code}: {said[0] if said else 'silent'}",))
+    if len(out) > MAX_BYTES:
         fail(_LABEL, None, "output", f"larger than {MAX_BYTES >> 20} MiB")
     try:
-        text = done.stdout.decode()
+        text = out.decode()
     except UnicodeDecodeError as error:
-        line = done.stdout.count(b"\n", 0, error.start) + 1
-        fail(_LABEL, None, f"line {line}", "not UTF-8; expected text")
+        fail(_LABEL, None, f"line {out.count(10, 0, error.start) + 1}", "not UTF-8; expected text")
     return parse(text)
+
+
+def _run(command: list[str], environ: Mapping[str, str], deadline: float) -> tuple[int, bytes, bytes]:
+    """Run a command to its end; returns exit code, output and errors.
+
+    It has a process group of its own: a wrapper script that is killed for its time must not leave the program itself
+    behind, which would keep the pipes open for ever.
+    """
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environ,
+        start_new_session=True,
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=deadline)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return process.returncode, out, err
 
 
 def parse(text: str) -> Report:
@@ -111,7 +126,7 @@ class _Places:
         self._put(where, "block", name, nodes)
 
     def group(self, where: str, names: str, nodes: tuple[str, ...]) -> None:
-        name = checked_name(where, None, "AggregatedBlock", joined(expand(names, where))[:128])
+        name = checked_name(where, None, "AggregatedBlock", joined(expand(names, where)))
         for node in nodes:
             self._groups[node] = min(self._groups.get(node, (len(nodes), name)), (len(nodes), name))
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from tlaunch.topology.discover.gather import remarks
-from tlaunch.topology.discover.merge import Discovery
-from tlaunch.topology.discover.report import ABOVE, SOURCES, Report
+from tlaunch.topology.discover.merge import Discovery, Found
+from tlaunch.topology.discover.report import ABOVE, SOURCES, Part, Report
 from tlaunch.topology.explain import count
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def show(found: Discovery) -> RenderableType:
     parts: list[RenderableType] = [_winners(found)]
     if any(report.gpus for report in found.reports):
         parts.append(_gpus(found))
-    order = ", ".join(dict.fromkeys(source.name for source in SOURCES))
+    order = ", ".join(source.name for source in SOURCES)
     parts.append(Text(f"Precedence: {order}."))
     lines = remarks(found)
     parts += [Text(f"- {line}") for line in lines[:MOST]]
@@ -66,13 +67,14 @@ def _winners(found: Discovery) -> Table:
     nodes = [node.name for node in found.machine()]
     for name in nodes[:MOST]:
         here = name
-        for level in (*ABOVE, "slots"):
-            said = _said(found, name, level)
-            won = found.slots.get(name) if level == "slots" else _won(found, name, level)
-            if won is not None:
-                others = [f"{source}: {value}" for source, value in said.items() if source != won.source]
-                table.add_row(here, level, won.value, won.source, "\n".join(others))
-                here = ""
+        places = found.places[name]
+        won: list[tuple[Part, Found]] = [(level, places[level]) for level in ABOVE if level in places]
+        if name in found.slots:
+            won.append(("slots", found.slots[name]))
+        for part, place in won:
+            others = [f"{source}: {value}" for source, value in _said(found, name, part) if source != place.source]
+            table.add_row(here, part, place.value, place.source, "\n".join(others))
+            here = ""
         if here:
             table.add_row(here, "-", "nobody knows")
         table.add_section()
@@ -97,19 +99,12 @@ def _gpus(found: Discovery) -> Table:
     return table
 
 
-def _won(found: Discovery, name: str, level: str) -> Any:  # noqa: ANN401
-    return next((place for key, place in found.places[name].items() if key == level), None)
-
-
-def _said(found: Discovery, name: str, level: str) -> dict[str, str]:
-    """Return what each source says of a level of a node."""
-    said = {}
+def _said(found: Discovery, name: str, part: Part) -> Iterator[tuple[str, str]]:
+    """Yield (source, value) of what is said of a level, or the slots, of a node."""
     for report in found.reports:
-        coordinates = report.nodes.get(name)
-        value = getattr(coordinates, level) if coordinates else None
+        value = report.nodes[name].at(part) if name in report.nodes else None
         if value is not None:
-            said[report.source] = str(value)
-    return said
+            yield report.source, value
 
 
 def _node(found: Discovery, name: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 
 from tlaunch.topology.discover.nodelist import expand
@@ -12,6 +13,8 @@ from tlaunch.topology.yamltree import shown
 ADDRESS = "SLURM_TOPOLOGY_ADDR"
 PATTERN = "SLURM_TOPOLOGY_ADDR_PATTERN"
 GPUS = ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS")
+LONGEST = 64
+"""Of the name of several switches."""
 _LEVELS = ("switch", "block", "node")
 
 
@@ -48,8 +51,8 @@ def report(node: str, environ: Mapping[str, str]) -> Report | None:
 
 
 def says_all(environ: Mapping[str, str]) -> bool:
-    """Tell whether the environment has more than the node's name, so that scontrol need not be asked about it."""
-    return "." in environ.get(PATTERN, "")
+    """Tell whether Slurm has put all that it knows of this node into the environment: scontrol has no more."""
+    return bool(environ.get(PATTERN))
 
 
 def _address(environ: Mapping[str, str]) -> tuple[str | None, Coordinates, tuple[str, ...]]:
@@ -86,8 +89,11 @@ def _place(node: str, part: str) -> str:
 
 
 def joined(names: tuple[str, ...]) -> str:
-    """Write the switches that a node is below at one level as one name."""
-    return "-".join(sorted(names))
+    """Write the switches that a node is below at one level as one name; of many, one and what tells them apart."""
+    whole = "-".join(sorted(names))
+    if len(whole) <= LONGEST:
+        return whole
+    return f"{min(names)[:LONGEST]}-{len(names)}-{hashlib.sha256(whole.encode()).hexdigest()[:12]}"
 
 
 def _gpu_count(environ: Mapping[str, str]) -> int | None:

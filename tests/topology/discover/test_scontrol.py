@@ -108,6 +108,7 @@ def test_without_the_program_nothing_is_said(tmp_path: Path) -> None:
         ("echo 'slurm_load_topo error: Unable to contact' >&2; exit 1", "exit code 1: slurm_load_topo error: Unable"),
         ("exit 3", "exit code 3: silent"),
         ("exec sleep 60", "no answer within 0.2 s"),
+        ("sleep 60; :", "no answer within 0.2 s"),
     ],
 )
 def test_a_program_that_does_not_answer_is_a_note(tmp_path: Path, script: str, note: str) -> None:

@@ -35,6 +35,14 @@ def test_a_node_whose_name_has_dots() -> None:
     assert place("b0.10.140.71.103", "block.node")[0] == "10.140.71.103"
 
 
+def test_many_switches_have_a_name_that_is_not_too_long() -> None:
+    few, many = (place(f"spine[1-{last}].l1.gb01", "switch.switch.node")[1].pod for last in (99, 100))
+    assert few is not None
+    assert many is not None
+    assert (few[:10], many[:11], few != many) == ("spine1-99-", "spine1-100-", True)
+    assert len(many) < 128
+
+
 def test_nothing_outside_of_slurm() -> None:
     assert report("here", {"PATH": "/bin"}) is None
     assert job_nodes({}) == ()
