@@ -42,7 +42,7 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     ),
     "agent": ("killed alone", "stopped", "restarted"),
     "zygote": ("killed",),
-    "node": ("lost all at once", "slow", "clock moved by an hour"),
+    "node": ("lost all at once", "slow", "clock moved by an hour", "cut off from etcd and its peers"),
     "controller": ("killed", "stopped and woken", "killed in each phase of a plan"),
     "etcd": (
         "one member killed",

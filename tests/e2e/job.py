@@ -51,6 +51,13 @@ class Job:
             return []
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
+    def last(self, rank: int) -> dict[str, Any]:
+        """Return the step that a rank has completed last. There has to be one."""
+        with (self.folder / f"trace-{rank}").open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
+            entry: dict[str, Any] = json.loads(file.read().rpartition(b"\n")[0].rpartition(b"\n")[2])
+            return entry
+
     def events(self) -> list[dict[str, Any]]:
         """Return the plans that were committed so far."""
         try:
@@ -76,8 +83,16 @@ class Job:
 
     def another_step(self, world: int) -> None:
         """Wait until every rank has gone on."""
-        last = max(self.trace(rank)[-1]["step"] for rank in range(world))
-        self.until(lambda: all(self.trace(rank)[-1]["step"] > last for rank in range(world)), "another step")
+        last = max(self.last(rank)["step"] for rank in range(world))
+        self.until(lambda: all(self.last(rank)["step"] > last for rank in range(world)), "another step")
+
+    def goes_on(self, seconds: float, world: int) -> None:
+        """Check that every rank completes steps for so many seconds, without a new generation."""
+        generations = len(self.events())
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            self.another_step(world)
+        assert len(self.events()) == generations, self.told()
 
     def until(self, condition: Callable[[], bool], what: str) -> None:
         """Wait for something to happen while the job runs."""
@@ -107,6 +122,12 @@ class Job:
         answer = self.command("status", self.job_id, "--json")
         assert answer.returncode == 0, answer.stderr
         return str(json.loads(answer.stdout)["controller"])
+
+    def spare(self, node: str) -> bool:
+        """Whether a node takes part and has no rank."""
+        status = json.loads(self.command("status", self.job_id, "--json").stdout)
+        slots = [slot for found in status["nodes"] if found["name"] == node for slot in found["slots"]]
+        return bool(slots) and all(slot["role"] == "spare" for slot in slots)
 
     def agent_pid(self, node: str) -> int:
         """Find the agent of a node by its command line."""

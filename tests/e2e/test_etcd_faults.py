@@ -32,17 +32,9 @@ def options(etcd: Members) -> tuple[str, ...]:
     return (*SMALL, "--etcd", ",".join(etcd.endpoints.hosts))
 
 
-def goes_on(job: Job, seconds: float) -> None:
-    """Check that every rank completes steps for so many seconds, without a new generation."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        job.another_step(3)
-    assert len(job.events()) == 1, job.told()
-
-
 def still_recovers(job: Job, before: dict[int, str], generations: int = 1) -> None:
     """Check that a failure is dealt with as ever."""
-    os.kill(job.trace(2)[-1]["pid"], signal.SIGKILL)
+    os.kill(job.last(2)["pid"], signal.SIGKILL)
     assert job.seats(generations, 3) == before
     job.finish()
 
@@ -61,7 +53,7 @@ def test_a_member_is_stopped_and_the_job_still_recovers(tmp_path: Path, etcd: Me
     with running(tmp_path, *options(etcd)) as job:
         before = job.seats(0, 3)
         etcd.leader().stop()
-        goes_on(job, 2 * LEASE)
+        job.goes_on(2 * LEASE, 3)
         still_recovers(job, before)
         etcd.heal()
 
@@ -71,7 +63,7 @@ def test_the_leader_moves_and_the_job_still_recovers(tmp_path: Path, etcd: Membe
     with running(tmp_path, *options(etcd)) as job:
         before = job.seats(0, 3)
         etcd.move_leader(etcd.others(etcd.leader())[0])
-        os.kill(job.trace(1)[-1]["pid"], signal.SIGKILL)
+        os.kill(job.last(1)["pid"], signal.SIGKILL)
         etcd.move_leader(etcd.others(etcd.leader())[0])  # and once more, while that is dealt with
         assert job.seats(1, 3) == before
         still_recovers(job, before, 2)
@@ -84,9 +76,9 @@ def test_all_members_are_killed_for_30_seconds(tmp_path: Path, etcd: Members) ->
         before = job.seats(0, 3)
         for member in etcd.members:
             member.kill()
-        goes_on(job, 30)
+        job.goes_on(30, 3)
         etcd.heal()
-        goes_on(job, LEASE)
+        job.goes_on(LEASE, 3)
         still_recovers(job, before)
 
 
@@ -101,13 +93,13 @@ def test_all_members_are_killed_for_30_seconds(tmp_path: Path, etcd: Members) ->
 def test_all_members_are_stopped_for_longer_than_a_lease(tmp_path: Path, etcd: Members) -> None:
     with running(tmp_path, *options(etcd)) as job:
         before = job.seats(0, 3)
-        pids = [job.trace(rank)[-1]["pid"] for rank in range(3)]
+        pids = [job.last(rank)["pid"] for rank in range(3)]
         for member in etcd.members:
             member.stop()
-        goes_on(job, 1.5 * LEASE)
+        job.goes_on(1.5 * LEASE, 3)
         etcd.heal()
-        goes_on(job, 1.5 * LEASE)
-        assert [job.trace(rank)[-1]["pid"] for rank in range(3)] == pids, "adopted without a restart"
+        job.goes_on(1.5 * LEASE, 3)
+        assert [job.last(rank)["pid"] for rank in range(3)] == pids, "adopted without a restart"
         still_recovers(job, before)
 
 
@@ -116,7 +108,7 @@ def test_a_rank_that_fails_during_an_outage_is_restarted_afterwards(tmp_path: Pa
         before = job.seats(0, 3)
         for member in etcd.members:
             member.stop()
-        os.kill(job.trace(1)[-1]["pid"], signal.SIGKILL)
+        os.kill(job.last(1)["pid"], signal.SIGKILL)
         time.sleep(1)  # the outage has to last for a while after the failure
         etcd.heal()
         assert job.seats(1, 3) == before
@@ -197,8 +189,8 @@ def test_a_recovery_waits_until_a_full_etcd_has_room_again(tmp_path: Path, narro
     with running(tmp_path, *SMALL, "--etcd", narrow.host) as job:
         before = job.seats(0, 3)
         fill(narrow)
-        goes_on(job, 2 * LEASE)
-        os.kill(job.trace(1)[-1]["pid"], signal.SIGKILL)
+        job.goes_on(2 * LEASE, 3)
+        os.kill(job.last(1)["pid"], signal.SIGKILL)
         job.until(lambda: "database space exceeded; expected room" in job.told(), "a line that says why")
         assert len(job.events()) == 1
         make_room(narrow)
@@ -220,6 +212,6 @@ def test_a_job_on_a_slow_etcd_starts_runs_and_recovers(tmp_path: Path, etcd: Mem
         hosts = ",".join(relay.host for relay in relays)
         with running(tmp_path, *SMALL, "--etcd", hosts) as job:
             before = job.seats(0, 3)
-            goes_on(job, 2 * LEASE)
+            job.goes_on(2 * LEASE, 3)
             still_recovers(job, before)
             assert "out of reach" not in job.told()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.faults import fault
-from tests.e2e.job import node_of, running
+from tests.e2e.job import running
 
 SMALL = ("--nodes", "3", "--gpus-per-node", "2", "--spares", "2")
 
@@ -68,48 +68,6 @@ def test_a_rank_on_a_bad_gpu_moves_inside_its_rack_and_keeps_its_number(tmp_path
         after = job.seats(1, 4)
         assert after[1] != before[1]
         assert {**after, 1: before[1]} == before
-        job.finish()
-
-
-@fault(
-    "node",
-    "lost all at once",
-    noticed="at once: peers report broken connections, a probe of the node is refused; else when its lease ends",
-    decision="the node's ranks move to the nearest spares; all others stay where they are",
-    lost="steps since the checkpoint",
-)
-def test_a_lost_node_is_replaced_and_the_others_stay_where_they_are(tmp_path: Path) -> None:
-    with running(tmp_path, *SMALL) as job:
-        before = job.seats(0, 4)
-        lost = next(node for node in map(node_of, before.values()) if node != job.controller())
-        assert job.command("kill", "--node", lost, "--job-id", job.job_id).returncode == 0
-        after = job.seats(1, 4)
-        for rank, slot in before.items():
-            assert (after[rank] == slot) == (node_of(slot) != lost)
-        job.finish()
-        assert lost in job.events()[1]["causes"][0], "one generation, with the node as the first cause"
-
-
-@fault(
-    "controller",
-    "killed",
-    noticed="when its lease ends (4 s), or at once by a probe if ranks on its node are lost",
-    decision="another agent is elected and goes on; ranks of its node move to spares",
-    lost="nothing more than with any other agent",
-)
-def test_the_controller_is_lost_and_the_next_one_goes_on(tmp_path: Path) -> None:
-    with running(tmp_path, *SMALL) as job:
-        before = job.seats(0, 4)
-        leader = job.controller()
-        os.kill(job.agent_pid(leader), signal.SIGKILL)
-        restarts = 0
-        if leader in map(node_of, before.values()):  # else it was the spare node, and no rank is affected
-            restarts = 1
-            before = job.seats(1, 4)
-            assert leader not in map(node_of, before.values())
-        job.until(lambda: job.controller() not in {leader, "None"}, "another controller")
-        os.kill(job.trace(3)[-1]["pid"], signal.SIGKILL)
-        assert job.seats(restarts + 1, 4) == before
         job.finish()
 
 

@@ -79,7 +79,7 @@ class Stage:
 
     def fail(self) -> None:
         """The first failure."""
-        os.kill(self.job.trace(self.first)[-1]["pid"], signal.SIGKILL)
+        os.kill(self.job.last(self.first)["pid"], signal.SIGKILL)
 
     def harm(self, what: What, pid: int) -> None:
         """The second failure: of one rank, or of its whole node."""
@@ -120,7 +120,7 @@ def test_while_the_first_failure_is_decided_on(tmp_path: Path, what: What) -> No
     with stage(tmp_path, "--policy", "slow:Slow") as on:
         on.pause(on.second, "step", 0)  # so that it does not fail with its peers
         on.paused()
-        pid = on.job.trace(on.second)[-1]["pid"]
+        pid = on.job.last(on.second)["pid"]
         on.fail()
         on.job.until((on.job.folder / "deciding").exists, "the policy to be asked")
         on.harm(what, pid)
@@ -135,7 +135,7 @@ def test_while_the_plan_is_written(tmp_path: Path, relay: Proxy, what: What) -> 
         on.pause(on.second, "step", 0)
         on.paused()
         written = relay.catch(b"plans/00000002")
-        pid = on.job.trace(on.second)[-1]["pid"]
+        pid = on.job.last(on.second)["pid"]
         on.fail()
         assert written.pid() == on.job.agent_pid(on.controller)
         on.harm(what, pid)
@@ -182,7 +182,7 @@ def test_where_the_ranks_meet_is_lost_while_they_do(tmp_path: Path) -> None:
         last = max(on.before, key=lambda rank: node_of(on.before[rank]) != node_of(on.before[0]))
         on.pause(last, "start", 1)
         on.lost = node_of(on.before[0])
-        os.kill(on.job.trace(last)[-1]["pid"], signal.SIGKILL)
+        os.kill(on.job.last(last)["pid"], signal.SIGKILL)
         on.paused()
         os.kill(on.job.agent_pid(on.lost), signal.SIGKILL)
         on.recovers("node")
