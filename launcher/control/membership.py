@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import NoReturn
 
 from tlaunch.errors import InputError, TlaunchError
 from tlaunch.launcher.control.insist import insist
 from tlaunch.launcher.control.layout import Keys
+from tlaunch.launcher.control.probe import Verdict, probe
 from tlaunch.launcher.control.records import Registration
 from tlaunch.launcher.control.timing import Timing
 from tlaunch.launcher.core.codec import decode, encode
-from tlaunch.launcher.store.protocol import Compare, Get, KeyValue, Lease, LeaseLost, Put, Store
+from tlaunch.launcher.store.protocol import Compare, Delete, Get, KeyValue, Lease, LeaseLost, Put, Store
 
 
 class NodeTaken(InputError):
@@ -61,8 +62,8 @@ class Membership:
         self._joined.set()
         return revision
 
-    async def keep(self) -> NoReturn:
-        """Join again, with a new lease, each time the present one is lost.
+    async def keep(self, before: Callable[[], Awaitable[None]]) -> NoReturn:
+        """Join again, with a new lease, each time the present one is lost; ``before`` that, something has to be done.
 
         Raises ``NodeTaken`` when somebody else has taken the name meanwhile, and ``JobGone``.
         """
@@ -71,6 +72,7 @@ class Membership:
             await lease.lost()
             self._joined.clear()
             await lease.revoke()
+            await before()
             await insist(self.join, self._timing.retry)
 
     async def lease(self) -> Lease:
@@ -113,11 +115,16 @@ class Membership:
             return result.revision
         for held in result.reads[0]:
             holder = decode(Registration, held.value, key)
-            if holder.incarnation != self.registration.incarnation:
-                raise NodeTaken(
-                    f"node {node.name} of job {self._keys.job} is already registered by pid {holder.pid} on "
-                    f"{holder.host}: expected each node name once"
-                )
+            if holder.incarnation == self.registration.incarnation:
+                continue
+            # An agent that is started again need not wait until the lease of the one that was killed has run out.
+            if (await probe(holder, self._timing.probe)).verdict is Verdict.GONE:
+                await self._store.txn([Compare(key, mod_revision=held.mod_revision)], [Delete(key)])
+                return await self._register(lease, also)
+            raise NodeTaken(
+                f"node {node.name} of job {self._keys.job} is already registered by pid {holder.pid} on "
+                f"{holder.host}: expected each node name once"
+            )
         # It is our own, from before the lease was lost, or the answer to the first attempt went astray.
         await self._store.put(key, value, lease=lease.id)
         return 0

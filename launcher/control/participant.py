@@ -100,7 +100,7 @@ class Participant:
         async with self._mirror as head:
             await until_first(
                 self._follow(head),
-                membership.keep(),
+                membership.keep(self._shed),
                 campaign(
                     *(self._store, self._keys, membership, self._timing, self._lead),
                     head=head,
@@ -141,8 +141,9 @@ class Participant:
                     generation = None if kv is None else decode(Generation, kv.value, kv.key)
                     concerned = look[1] != looked[1] or held is None or _concerns(self._name, generation, applied)
                     looked = look
+                    registered = True
                     if concerned:
-                        generation, held = await self._read()
+                        generation, held, registered = await self._read()
                     if (generation.number if generation else 0) < applied:
                         raise JobGone(self._keys)
                     # Where many nodes change, assignments are written before the plan that they belong to is committed.
@@ -150,34 +151,50 @@ class Participant:
                         await interrupt(applying)
                         if generation.result is not None:
                             return
-                        applying = asyncio.create_task(self._apply(generation, held))
+                        applying = asyncio.create_task(self._apply(generation, held, anew=applied == 0))
                         applied = generation.number
+                    if not registered:
+                        # Struck off by a controller that could not reach us; once what it has given to others does not
+                        # run here any more, we are a spare again.
+                        await self._yield_stale(generation, held)
+                        await insist(self._membership.renew, self._timing.retry)
                 await changed(head, applying)
         finally:
             await interrupt(applying)
 
-    async def _read(self) -> tuple[Generation | None, Assignment | None]:
-        """Read the head of the plan and our own part of it, as of one revision."""
+    async def _shed(self) -> None:
+        """End what runs here though the plan has given it to others: before the node may be given anything again."""
+        generation, assignment, _ = await self._read()
+        await self._yield_stale(generation, assignment)
+
+    async def _yield_stale(self, generation: Generation | None, given: Assignment | None) -> None:
+        if generation and given and given.generation <= generation.number:
+            await self._slots.yield_stale(generation, given.under(generation))
+
+    async def _read(self) -> tuple[Generation | None, Assignment | None, bool]:
+        """Read the head of the plan, our own part of it, and whether we are registered, as of one revision."""
         own = self._keys.agent(self._name)
         keys = (self._keys.generation, self._keys.assign(self._name), own)
         result = await insist(lambda: self._store.txn([], [Get(key) for key in keys]), self._timing.retry)
         heads, assigned, registered = result.reads
-        if not registered:
-            # Struck off by a controller that could not reach us; if the plan has moved our ranks, we are a spare again.
-            await insist(self._membership.renew, self._timing.retry)
         head = decode(Generation, heads[0].value, keys[0]) if heads else None
         assignment = decode(Assignment, assigned[0].value, keys[1]) if assigned else None
         if head is not None and assignment is None:
             assignment = Assignment(head.number - 1, None, ())
-        return head, assignment
+        return head, assignment, bool(registered)
 
-    async def _apply(self, head: Generation, given: Assignment) -> None:
+    async def _apply(self, head: Generation, given: Assignment, *, anew: bool) -> None:
+        """Make what runs here equal to the assignment. ``anew``: it is the first that we see."""
         assignment = given.under(head)
         acks = given.generation == head.number
         try:
             async with asyncio.timeout(self._patience):
                 await self._slots.yield_stale(head, assignment)
                 self._venue.close()
+                if anew and await self._had_applied(given):
+                    # Its ranks had begun. Their peers would not have them back in the same generation.
+                    error = TlaunchError("the node's agent has been started again")
+                    self._slots.give_up(self._slots.to_start(assignment), error)
                 await self._start(head, assignment)
             if acks:
                 await self._ack.put(encode(Ack(head.number)))
@@ -187,6 +204,12 @@ class Participant:
             if not acks:
                 # Else no ack goes out, and the controller's deadline for it is the next step.
                 self._slots.give_up(assignment.seats, error)
+
+    async def _had_applied(self, given: Assignment) -> bool:
+        """Whether an agent of this name has applied the plan before us."""
+        key = self._keys.ack(self._name)
+        found = await insist(lambda: self._store.get(key), self._timing.retry)
+        return found is not None and decode(Ack, found.value, key).generation >= given.generation
 
     async def _start(self, head: Generation, assignment: Assignment) -> None:
         starting = self._slots.to_start(assignment)
