@@ -156,7 +156,7 @@ def test_topology_never_imports_torch_or_rich() -> None:
     code = """
         import sys
         from tlaunch.topology import files, placement, replacement, shrinking, picture
-        from tlaunch.topology.discover import nvml
+        from tlaunch.topology.discover import gather, health, nvml, shown
         files.load("nvl72")
         heavy = {"torch", "rich", "pynvml", "asyncio", "numpy"} & sys.modules.keys()
         sys.exit(f"imported {heavy}" if heavy else 0)

@@ -15,7 +15,8 @@ def visible(listed: str | None, gpus: Sequence[Gpu]) -> tuple[tuple[Gpu, ...], t
     """Return the GPUs that ``CUDA_VISIBLE_DEVICES`` lists, in its order, and what people should know about the list.
 
     Indices and UUIDs (whole, or beginnings that fit one GPU only) may be mixed. As in CUDA, the first that does not
-    exist ends the list, and one that stands twice empties it. ``None``: the variable is not set, all are visible.
+    exist ends the list, and one that stands twice empties it. ``None``: the variable is not set, all are visible. An
+    index is NVML's: that of CUDA where the GPUs are alike, or with ``CUDA_DEVICE_ORDER=PCI_BUS_ID``.
 
     Raises:
         TopologyError: a part of a GPU (MIG) is listed.

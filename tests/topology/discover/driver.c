@@ -1,6 +1,7 @@
 // A stand-in for the NVIDIA driver's library, in NVML's own ABI. The file that STAND_IN names says what it is like:
-// one line for each GPU, `gpu KEY=VALUE ...`, and lines `init=CODE`, `nvlink=0`, `xid=NUMBER gpu=INDEX`.
-// -DFABRIC=4, 3 or 2 is the newest fabric structure that this driver knows; 0 is a driver without those functions.
+// one line for each GPU, `gpu KEY=VALUE ...`, and lines `init=CODE`, `count=CODE`, `nvlink=0`, `xid=NUMBER gpu=INDEX`.
+// -DFABRIC=4, 3 or 2 is the newest fabric structure that this driver knows; 0 is a driver without those functions, and
+// -1 one that cannot even count.
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,7 +22,7 @@ typedef struct {
 } gpu_t;
 
 static gpu_t gpus[16];
-static int count, init_code, nvlink, xid_number, xid_gpu, told;
+static int count, init_code, count_code, nvlink, xid_number, xid_gpu, told;
 
 static int has(const char *word, const char *key) {
     size_t length = strlen(key);
@@ -61,7 +62,7 @@ static void set(gpu_t *gpu, const char *word) {
 
 int nvmlInitWithFlags(unsigned flags) {
     (void)flags;
-    count = init_code = xid_number = told = 0;
+    count = init_code = count_code = xid_number = told = 0;
     nvlink = 1;
     memset(gpus, 0, sizeof gpus);
     FILE *file = fopen(getenv("STAND_IN"), "r");
@@ -74,6 +75,7 @@ int nvmlInitWithFlags(unsigned flags) {
             while ((word = strtok(NULL, " \n"))) set(&gpus[count], word);
             count++;
         } else if (has(word, "init")) init_code = atoi(word + 5);
+        else if (has(word, "count")) count_code = atoi(word + 6);
         else if (has(word, "nvlink")) nvlink = atoi(word + 7);
         else if (has(word, "xid")) {
             xid_number = atoi(word + 4);
@@ -87,10 +89,12 @@ int nvmlInitWithFlags(unsigned flags) {
 
 int nvmlShutdown(void) { return OK; }
 
+#if FABRIC >= 0
 int nvmlDeviceGetCount_v2(unsigned *number) {
     *number = (unsigned)count;
-    return OK;
+    return count_code;
 }
+#endif
 
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, gpu_t **device) {
     if (index >= (unsigned)count) return NOT_FOUND;

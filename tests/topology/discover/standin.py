@@ -54,7 +54,7 @@ class Driver:
 
 
 def build(folder: Path, fabric: int = 4) -> Driver:
-    """Compile the library. ``fabric``: the newest structure for the fabric that it knows, 0 for none."""
+    """Compile the library. ``fabric``: the newest structure for that which it knows; 0: none, -1: too old to count."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     assert compiler is not None, "these tests need a C compiler, as cc or gcc"
     command = [compiler, "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", f"-DFABRIC={fabric}", str(SOURCE)]
