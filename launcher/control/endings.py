@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from itertools import takewhile
 from pathlib import Path
 
 from tlaunch.launcher.control.program import RankFiles
@@ -80,10 +81,10 @@ def _last_words(files: RankFiles, *, recorded: bool) -> str:
 
     A traceback that is ``recorded`` is left out, and so are the frames of C++ under torch's warnings.
     """
-    text = _tail(files.err)
+    printed = _tail(files.err).splitlines()
     if recorded:
-        text = text.partition(_TRACEBACK)[0]
-    lines = [line.rstrip() for line in text.splitlines() if line.strip() and not line.startswith(_CPP_FRAME)]
+        printed = list(takewhile(lambda line: _TRACEBACK not in line, printed))  # torch puts the rank before it
+    lines = [line.rstrip() for line in printed if line.strip() and not line.startswith(_CPP_FRAME)]
     if not lines and not recorded:
         lines = [line.rstrip() for line in _tail(files.out).splitlines() if line.strip()]
     return "\n".join(lines[-LAST_LINES:])

@@ -48,7 +48,8 @@ def judge(cluster: Cluster, crash: RankFailed) -> Blame:
     fault = Fault(crash.rank, crash.slot, crash.exit.way, crash.exit.ran)
     tries = _in_a_row(plan.faults, fault) if crash.exit.bug else 1
     origin = {earlier.slot for earlier in plan.faults if _follows(earlier, fault, crash)}
-    bad = None if origin or tries >= TRIES else _why_bad(cluster, plan.faults, fault, crash)
+    # The same exception twice on a suspect slot: the next try will tell.
+    bad = None if origin or tries > 1 else _why_bad(cluster, plan.faults, fault, crash)
     faults = tuple(_again(each, {crash.slot} if bad else set(), origin) for each in plan.faults)
     restarts = plan.restarts + _counted(faults) - _counted(plan.faults)
     return Blame(
@@ -69,10 +70,11 @@ def weighty(cluster: Cluster, events: Sequence[Event]) -> bool:
     return blame.bad is not None or blame.tries >= TRIES or blame.restarts >= cluster.spec.max_restarts
 
 
-def tally(faults: Sequence[Fault]) -> str:
-    """Say whose failures are counted: ``rank 3: 2, rank 5: 1``."""
+def tally(faults: Sequence[Fault], total: int) -> str:
+    """Say whose failures are counted, of so many: ``rank 3: 2, rank 5: 1``; others are long past or of ranks gone."""
     numbers = Counter(fault.rank for fault in faults if fault.counted)
-    return ", ".join(f"rank {rank}: {number}" for rank, number in sorted(numbers.items()))
+    others = [f"others: {total - numbers.total()}"] if total > numbers.total() else []
+    return ", ".join([*(f"rank {rank}: {number}" for rank, number in sorted(numbers.items())), *others])
 
 
 def _in_a_row(faults: Sequence[Fault], last: Fault) -> int:

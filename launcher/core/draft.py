@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from tlaunch.launcher.core.blame import Blame
 from tlaunch.launcher.core.cluster import Cluster
-from tlaunch.launcher.core.plan import Plan, Seat
+from tlaunch.launcher.core.plan import Fault, Plan, Seat
 from tlaunch.launcher.core.policy import Failure
 from tlaunch.topology import explain
 from tlaunch.topology.model import Slot
@@ -136,7 +136,7 @@ class Draft:
         if shrunk is None or left < self.cluster.spec.min_world:
             return left
         seats = tuple(Seat(rank, slot, before.generation) for rank, slot in sorted(shrunk.seats.items()))
-        self._change(replace(before, mesh=shrunk.mesh, seats=seats))
+        self._change(replace(before, mesh=shrunk.mesh, seats=seats, faults=_renumbered(before, shrunk)))
         for replica in shrunk.dropped:
             for rank in before.mesh.ranks_of(replica):
                 self.settled.pop(rank, None)
@@ -187,3 +187,10 @@ class Draft:
 
     def _change(self, plan: Plan) -> None:
         self.cluster = replace(self.cluster, plan=plan)
+
+
+def _renumbered(before: Plan, shrunk: Shrunk) -> tuple[Fault, ...]:
+    """Return the faults under the new numbers of their ranks, without those of ranks that are gone."""
+    numbers = {slot: rank for rank, slot in shrunk.seats.items()}
+    new = {seat.rank: numbers[seat.slot] for seat in before.seats if seat.slot in numbers}
+    return tuple(replace(fault, rank=new[fault.rank]) for fault in before.faults if fault.rank in new)

@@ -79,6 +79,6 @@ class Policy:
         counted = 1 if cluster.plan is None else cluster.plan.restarts + 1
         return Stop(
             f"{failure}; --max-restarts {limit} reached: {count(counted, 'failure')} of the job's own code counted "
-            f"({tally(faults)}), replaced hardware not; to forgive more, raise --max-restarts",
+            f"({tally(faults, counted)}), replaced hardware not; to forgive more, raise --max-restarts",
             code,
         )

@@ -74,7 +74,8 @@ def _last_lines(failure: RankFailed, most: int | None = None) -> list[str]:
     lines = lines if most is None else lines[-most:]
     said = "its last lines:" if lines else "it printed nothing else" if ended.traceback else "it printed nothing"
     where = f" on host {ended.host}" if ended.host else ""
-    return [f"  rank {failure.rank} had run for {ended.ran:.0f} s{where}; {said}", *(f"  | {line}" for line in lines)]
+    ran = f"{ended.ran:.{1 if ended.ran < 10 else 0}f} s"
+    return [f"  rank {failure.rank} had run for {ran}{where}; {said}", *(f"  | {line}" for line in lines)]
 
 
 def summary(job_id: str, history: Sequence[Plan], result: Result) -> list[str]:

@@ -72,8 +72,9 @@ def test_one_that_said_nothing_there_may_have_printed_something(files: RankFiles
     assert describe(Exit(code=7), files, started=0.0, noticed=1.0).output == "step 1\nstep 2"
 
 
-def test_a_traceback_is_not_repeated(files: RankFiles) -> None:
-    Path(files.err).write_text(f"a warning\n{TRACEBACK}\n")
+@pytest.mark.parametrize("prefix", ["", "[rank1]: "])  # the latter is torch's, once there is a process group
+def test_a_traceback_is_not_repeated(files: RankFiles, prefix: str) -> None:
+    Path(files.err).write_text("a warning\n" + "".join(f"{prefix}{line}\n" for line in TRACEBACK.splitlines()))
     ended = error_file(files, age=0.0)
     found = describe(ended, files, started=0.0, noticed=1.0)
     assert (found.output, found.traceback, found.message) == ("a warning", TRACEBACK, "ValueError: x")

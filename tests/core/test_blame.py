@@ -128,6 +128,17 @@ def test_exceptions_that_differ_are_counted_to_the_slot() -> None:
     assert home in dict(world.plan.bad)
 
 
+def test_a_slot_is_not_suspected_while_an_exception_comes_again() -> None:
+    world = world_of()
+    for ended in (SEGV, bug(), bug()):
+        assert fail(world, 1, ended).bad == ()
+    assert fail(world, 1, bug()).result is not None
+    world = world_of()
+    for ended in (SEGV, bug(), bug(), SEGV):
+        fail(world, 1, ended)
+    assert len(world.plan.bad) == 1
+
+
 def test_a_failure_that_follows_its_rank_is_the_scripts_and_takes_no_other_spare() -> None:
     world = world_of(max_restarts=5)
     for _ in range(TRIES):
@@ -301,6 +312,23 @@ def test_another_controller_comes_to_the_same_decision() -> None:
         world.cluster = replace(world.cluster, plan=read, history=())
         fail(world, 1, SEGV)
     assert len(world.plan.bad) == 1
+
+
+def test_faults_go_with_their_ranks_when_the_job_shrinks() -> None:
+    """What happened to a rank under another number is no failure of a second rank on its slot."""
+    world = world_of(spares=0, mesh="dp=4")
+    fail(world, 3, SEGV)
+    fail(world, 0, SEGV)
+    home = world.seats()[3]
+    world.fail(world.seats()[0])
+    recovered(world)
+    number = next(rank for rank, slot in world.seats().items() if slot == home)
+    assert [(fault.rank, fault.slot) for fault in world.plan.faults] == [(number, home)]
+    assert number != 3
+    world.join(Node("r0-n9", 2, domain="d0", rack="r0"))
+    assert fail(world, number, SEGV).bad == ((Slot("r0-n0", 0), "XID 79"),)
+    fail(world, number, SEGV)
+    assert home in dict(world.plan.bad)
 
 
 def test_what_is_weighty_should_be_certain() -> None:

@@ -63,6 +63,7 @@ def test_the_same_exception_on_every_try_ends_the_job(tmp_path: Path) -> None:
         assert (failure["rank"], failure["code"], failure["host"]) == (1, 1, os.uname().nodename)
         report = (tmp_path / "console").read_text().split("the first failure:")[1]
         assert report.count("Traceback (most recent call last)") == 1
+        assert "it printed nothing else" in report
         assert report.count("ValueError: the loss is not a number") == 1
         assert "ranks 0,2-3 failed as a consequence of rank 1" in report
 

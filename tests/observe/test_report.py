@@ -53,7 +53,7 @@ def test_the_end_names_the_first_failure_and_shows_its_traceback_once(world: Wor
         f"job gpt-a1 ended with exit code 3 after 2 generations: {why}",
         f"the first failure: rank 2 on {slot}: exit code 3",
         "  ranks 0-1,3 failed as a consequence of rank 2; that is not counted",
-        "  rank 2 had run for 2 s on host gb07; its last lines:",
+        "  rank 2 had run for 2.0 s on host gb07; its last lines:",
         "  | step 1",
         "  | step 2",
         *TRACEBACK.splitlines(),
@@ -88,4 +88,4 @@ def test_lost_hardware_and_wishes_have_no_rank_that_failed_first() -> None:
 
 def test_one_that_said_nothing() -> None:
     silent = replace(RESTART, events=(replace(FAILURE, exit=Exit(signal=9, ran=3.0)),), reasons=())
-    assert account(silent) == ["  rank 1 had run for 3 s; it printed nothing"]
+    assert account(silent) == ["  rank 1 had run for 3.0 s; it printed nothing"]
