@@ -50,9 +50,11 @@ def _split(machine: Machine, mesh: Mesh, nodes: Sequence[int], dim: int, level: 
 
 def _replicas(machine: Machine, mesh: Mesh, nodes: Sequence[int]) -> str:
     regions = machine.regions["rack"]
+    racks = [regions[node] for node in nodes]
     homes: list[set[int]] = [set() for _ in range(mesh.replicas)]
-    for rank, node in enumerate(nodes):
-        homes[mesh.replica_of(rank)].add(regions[node])
+    for replica, home in enumerate(homes):
+        for run in mesh.runs_of(replica):
+            home.update(racks[run.start : run.stop])
     together = sum(len(home) == 1 for home in homes)
     return f"{together} of {count(mesh.replicas, 'replica')} in one rack each"
 

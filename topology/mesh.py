@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import cast
 
@@ -13,7 +15,7 @@ _DIGITS = 9
 """The longest size of a dimension; more is no number of ranks."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Mesh:
     """Named dimensions, slowest first. A mesh without ``dp`` has one replica: the whole job.
 
@@ -56,12 +58,12 @@ class Mesh:
         levels = {name: f"@{level}" for name, level in self.within}
         return ",".join(f"{name}={size}{levels.get(name, '')}" for name, size in self.dims)
 
-    @property
+    @cached_property
     def size(self) -> int:
         """The number of ranks."""
         return prod(size for _, size in self.dims)
 
-    @property
+    @cached_property
     def replicas(self) -> int:
         return dict(self.dims).get(REPLICA_DIMENSION, 1)
 
@@ -85,7 +87,7 @@ class Mesh:
         first = rank // self.inner * self.inner
         return range(first, first + self.inner)
 
-    @property
+    @cached_property
     def strides(self) -> tuple[int, ...]:
         """For each dimension, how many ranks lie between two neighbours along it."""
         return tuple(prod(size for _, size in self.dims[index + 1 :]) for index in range(len(self.dims)))
@@ -95,8 +97,9 @@ class Mesh:
         dims = tuple((name, replicas if name == REPLICA_DIMENSION else size) for name, size in self.dims)
         return Mesh(dims, self.within)
 
+    @cached_property
     def _stride(self) -> tuple[int, int]:
-        """Return (ranks between two neighbours along dp, replicas)."""
+        """(ranks between two neighbours along dp, replicas)."""
         for (name, size), stride in zip(self.dims, self.strides, strict=True):
             if name == REPLICA_DIMENSION:
                 return stride, size
@@ -104,14 +107,18 @@ class Mesh:
 
     def replica_of(self, rank: int) -> int:
         """Tell which replica a rank belongs to."""
-        stride, replicas = self._stride()
+        stride, replicas = self._stride
         return rank // stride % replicas
+
+    def runs_of(self, replica: int) -> Iterator[range]:
+        """Yield the ranks of one replica, in runs of consecutive ones."""
+        stride, replicas = self._stride
+        for first in range(replica * stride, self.size, stride * replicas):
+            yield range(first, first + stride)
 
     def ranks_of(self, replica: int) -> tuple[int, ...]:
         """Return the ranks of one replica, in order."""
-        stride, replicas = self._stride()
-        firsts = range(replica * stride, self.size, stride * replicas)
-        return tuple(rank for first in firsts for rank in range(first, first + stride))
+        return tuple(rank for run in self.runs_of(replica) for rank in run)
 
 
 def _shown(text: str) -> str:

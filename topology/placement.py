@@ -94,11 +94,13 @@ def _seats(root: Region, layout: Layout) -> tuple[list[int], list[int]]:
     return seats, left
 
 
-def _nodes(region: Region) -> Iterator[Region]:
-    if not region.parts:
-        yield region
-    for part in region.parts:
-        yield from _nodes(part)
+def _nodes(root: Region) -> Iterator[Region]:
+    regions = [root]
+    while regions:
+        region = regions.pop()
+        regions += region.parts
+        if not region.parts:
+            yield region
 
 
 def _check_room(machine: Machine, mesh: Mesh, request: SpareRequest, healthy: int) -> None:

@@ -33,7 +33,7 @@ def build(given: RunOptions, env: Mapping[str, str]) -> RunRequest:
     machine = machine_of(given.topology, given.nodes, given.gpus_per_node)
     spares = given.spares or 0
     mesh = mesh_of(given.mesh, machine, spares)
-    if given.strict:
+    if given.strict and given.topology != AUTO:  # else it is known when the nodes have registered
         place(machine, mesh, spares, strict=True)
     min_world = given.min_world if given.min_world is not None else mesh.replica_size
     if min_world > mesh.size:
