@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tlaunch.topology.explain import count
-from tlaunch.topology.mesh import Mesh
 from tlaunch.topology.model import Machine, Node, Slot
-from tlaunch.topology.placement import Placement
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 SPARE = "+"
-_REPLICA_STYLES = ("cyan", "green", "magenta", "blue")
+NODES = 72
+"""How many nodes of one block are drawn; more would be a wall of numbers."""
+RACKS = 4
+"""How many racks are drawn of a machine that has more: the others are like them, or are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,24 +64,15 @@ def show(machine: Machine) -> RenderableType:
     marks = {slot: Mark(str(slot.index)) for slot in machine.slots}
     racks = outline(machine)
     total = f"{count(len(racks), 'rack')}, {count(len(machine.nodes), 'node')}, {count(len(machine.slots), 'slot')}"
-    return Group(*draw(racks, marks), Text(total))
+    return Group(*draw(racks[:RACKS], marks), *more(racks[RACKS:]), Text(total))
 
 
-def plan(machine: Machine, placement: Placement, mesh: Mesh) -> RenderableType:
-    """Draw which rank sits where and which slots are spare, and say how well it came out."""
-    from rich.console import Group
+def more(racks: Sequence[Rack]) -> list[RenderableType]:
+    """Say in a line each what the racks are that are not drawn, those of one shape together."""
     from rich.text import Text
 
-    marks = {slot: Mark("x", "red") for slot in machine.slots}
-    marks |= {slot: Mark(SPARE, "yellow") for slot in placement.spares}
-    for rank, slot in placement.seats.items():
-        marks[slot] = Mark(str(rank), _REPLICA_STYLES[mesh.replica_of(rank) % len(_REPLICA_STYLES)])
-    racks = outline(machine)
-    notes = {rack: _roles(rack, placement) for rack in racks}
-    legend = f"mesh {mesh}: number = rank, {SPARE} = spare"
-    if any(mark.text == "x" for mark in marks.values()):
-        legend += ", x = not healthy"
-    return Group(*draw(racks, marks, notes), Text(legend), *(Text(f"- {reason}") for reason in placement.reasons))
+    shapes = Counter(rack.title.partition(" | ")[2] for rack in racks)
+    return [Text(f"{count(number, 'rack')} more: {shape}") for shape, number in shapes.items()]
 
 
 def draw(
@@ -99,9 +91,10 @@ def draw(
         for block in rack.blocks:
             if len(rack.blocks) > 1:
                 parts.append(Text(block.title, style="dim"))
-            parts.append(
-                Columns([_line(node, marks, width) for node in block.nodes], padding=(0, 3), column_first=True)
-            )
+            lines = [_line(node, marks, width) for node in block.nodes[:NODES]]
+            parts.append(Columns(lines, padding=(0, 3), column_first=True))
+            if len(block.nodes) > NODES:
+                parts.append(Text(f"and {count(len(block.nodes) - NODES, 'node')} more", style="dim"))
         title = Text(" | ".join(part for part in (rack.title, (notes or {}).get(rack, "")) if part))
         panels.append(Panel(Group(*parts), title=title, title_align="left"))
     return panels
@@ -141,9 +134,3 @@ def _size(nodes: list[Node]) -> str:
     if len(sizes) > 1:
         return f"{count(len(nodes), 'node')}, {total} slots"
     return f"{len(nodes)} x {sizes.pop()} = {count(total, 'slot')}"
-
-
-def _roles(rack: Rack, placement: Placement) -> str:
-    slots = set(rack.slots)
-    ranks = len(slots.intersection(placement.seats.values()))
-    return f"{count(ranks, 'rank')}, {count(len(slots.intersection(placement.spares)), 'spare')}"

@@ -57,15 +57,27 @@ def survives(machine: Machine, seats: Mapping[int, Slot], spares: Iterable[Slot]
     tightest = min(regions, key=lambda number: regions[number].spares)
     few = regions[tightest].spares
     any_of: dict[Unit, int] = {"GPU": few}
-    known: list[tuple[int, ...]] = [tuple(range(len(machine.slots)))]
-    for level in LEVELS:
-        numbers = tuple(machine.regions[level])
-        if numbers in known or len(set(numbers)) == 1 < len(machine.nodes):
-            continue
-        known.append(numbers)
+    nodes: list[Level] = ["node"] if len(machine.nodes) < len(machine.slots) else []
+    for level in [*nodes, *divisions(machine)]:
         any_of[level] = min(_most(region, level, within) for region in regions.values())
     name = None if within == "any" else names[tightest]
     return Survival(any_of, name, few, tuple(_sentence(unit, number, within, name) for unit, number in any_of.items()))
+
+
+def divisions(machine: Machine) -> list[Level]:
+    """Return the levels above the node that divide the machine, from the narrowest to the widest.
+
+    Each division once: a rack that is one NVLink domain counts as a rack, a node that is one as a node.
+    """
+    order: tuple[Level, ...] = ("rack", "domain", "pod")
+    seen: list[list[int]] = [list(machine.regions["node"])]
+    found: list[Level] = []
+    for level in order:
+        regions = list(machine.regions[level])
+        if regions not in seen and len(set(regions)) > 1:
+            seen.append(regions)
+            found.append(level)
+    return sorted(found, key=LEVELS.index)
 
 
 def _regions(

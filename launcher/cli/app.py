@@ -12,7 +12,7 @@ import typer
 from typer.main import get_command
 
 from tlaunch.errors import InputError
-from tlaunch.launcher.cli import discover, options
+from tlaunch.launcher.cli import discover, options, topology
 from tlaunch.launcher.cli.flags import Flag, flags_of, read_words
 from tlaunch.launcher.cli.nearest import did_you_mean
 
@@ -66,12 +66,12 @@ def _everything() -> typer.Typer:
     _add(app, "stop", options.StopOptions, "stop", "End a job in order.")
     _add(app, "drain", options.DrainOptions, "drain", "Move the ranks of a node or GPU away and leave it empty.")
     _add(app, "kill", options.KillOptions, "kill", "Kill a rank, GPU or node, to try a failure out.")
-    topology = _typer(help="Look at descriptions of machines.")
-    _add(topology, "show", options.ShowOptions, "topology_show", "Show the machine that a file describes.")
-    _add(topology, "plan", options.PlanOptions, "topology_plan", "Show where the ranks of a job would go.")
+    machines = _typer(help="Look at descriptions of machines.")
+    _add(machines, "show", topology.ShowOptions, "show", "Show the machine that a file describes.", module="topology")
+    _add(machines, "plan", topology.PlanOptions, "plan", "Show where the ranks of a job would go.", module="topology")
     summary = "Show what each source says about where nodes are, and what wins."
-    _add(topology, "discover", discover.DiscoverOptions, "discover", summary, module="discover")
-    app.add_typer(topology, name="topology")
+    _add(machines, "discover", discover.DiscoverOptions, "discover", summary, module="discover")
+    app.add_typer(machines, name="topology")
     return app
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from tlaunch.errors import InputError
 from tlaunch.launcher.cli import operate
@@ -13,15 +13,10 @@ from tlaunch.launcher.cli.operate import Target
 from tlaunch.launcher.cli.options import (
     DrainOptions,
     KillOptions,
-    PlanOptions,
-    ShowOptions,
     StatusOptions,
     StopOptions,
     StoreOptions,
 )
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 T = TypeVar("T")
 
@@ -72,45 +67,10 @@ def kill(given: KillOptions) -> int:
     return 0
 
 
-def topology_show(given: ShowOptions) -> int:
-    """``tlaunch topology show``."""
-    from tlaunch.topology.files import load
-    from tlaunch.topology.picture import show
-
-    _draw(show(load(_file(given.file)).machine()))
-    return 0
-
-
-def topology_plan(given: PlanOptions) -> int:
-    """``tlaunch topology plan``."""
-    from tlaunch.launcher.cli.request import mesh_of
-    from tlaunch.topology.files import load
-    from tlaunch.topology.picture import plan
-    from tlaunch.topology.placement import place
-
-    machine = load(_file(given.file)).machine(given.nodes, given.gpus_per_node)
-    spares = given.spares or 0
-    mesh = mesh_of(given.mesh, machine, spares)
-    _draw(plan(machine, place(machine, mesh, spares, strict=given.strict), mesh))
-    return 0
-
-
 async def _on(given: StoreOptions, job_id: str | None, act: Callable[[Target], Awaitable[T]]) -> T:
     async with operate.target(given, job_id) as job:
         return await act(job)
 
 
-def _file(name: str | None) -> str:
-    if name is None:
-        raise InputError("topology: expected a YAML file, or a known name such as nvl72")
-    return name
-
-
 def _say(text: str) -> None:
     sys.stdout.write(text + "\n")
-
-
-def _draw(picture: RenderableType) -> None:
-    from rich.console import Console
-
-    Console(highlight=False).print(picture)

@@ -159,28 +159,3 @@ class KillOptions(JobOptions):
     rank: int | None = flag("--rank", "R", "Kill the process of this rank.", whole(0))
     gpu: str | None = flag("--gpu", "NODE/gpu-I", "Report this GPU as broken and kill what runs on it.")
     node: str | None = flag("--node", "NODE", "Kill everything on this node, its agent included.")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShowOptions:
-    """``tlaunch topology show``."""
-
-    file: str | None = positional(
-        "FILE|NAME", "A YAML file, a known one such as nvl72, or synthetic:racks=2,nodes=18,gpus=4."
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlanOptions:
-    """``tlaunch topology plan``: the flags are those of a run."""
-
-    nodes: int | None = flag("--nodes", "N", "Nodes to run on (default: all that the file names).", whole(1))
-    gpus_per_node: int | None = flag(
-        "--gpus-per-node", "N", "Ranks for each node (default: as the file says).", whole(1)
-    )
-    spares: int | SpareRequest | None = flag("--spares", "N|N/rack|Nn", SPARES_HELP, spare_request)  # noqa: RUF009  as above
-    mesh: str | None = flag("--mesh", *MESH)
-    strict: bool = switch("--strict", "Fail when a level of --mesh or the --spares cannot be had.")
-    file: str | None = positional(
-        "FILE|NAME", "A YAML file, a known one such as nvl72, or synthetic:racks=2,nodes=18,gpus=4."
-    )

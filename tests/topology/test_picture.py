@@ -10,9 +10,7 @@ from rich.console import Console
 from tests.topology.machines import nvl72
 from tlaunch.topology import picture
 from tlaunch.topology.files import load
-from tlaunch.topology.mesh import Mesh
 from tlaunch.topology.model import Machine, Node
-from tlaunch.topology.placement import place
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -41,29 +39,12 @@ def test_nvl72_fits_on_a_screen() -> None:
     )
 
 
-def test_the_plan_shows_ranks_and_spares_without_colour() -> None:
-    machine, mesh = nvl72(), Mesh.parse("dp=8,tp=8")
-    assert drawn(picture.plan(machine, place(machine, mesh, 8), mesh)) == dedent(
-        """\
-        rack-00 | 18 x 4 = 72 slots | one NVLink domain | 64 ranks, 8 spares
-        node-00   0  1  2  3   node-05  20 21 22 23   node-10  40 41 42 43   node-14  56 57 58 59
-        node-01   4  5  6  7   node-06  24 25 26 27   node-11  44 45 46 47   node-15  60 61 62 63
-        node-02   8  9 10 11   node-07  28 29 30 31   node-12  48 49 50 51   node-16   +  +  +  +
-        node-03  12 13 14 15   node-08  32 33 34 35   node-13  52 53 54 55   node-17   +  +  +  +
-        node-04  16 17 18 19   node-09  36 37 38 39
-        mesh dp=8,tp=8: number = rank, + = spare
-        - 64 ranks on 16 nodes
-        - 8 of 8 groups of tp=8 in one NVLink domain each
-        - 8 of 8 replicas in one rack each
-        - 8 spares: 8 in rack-00"""
-    )
-
-
-def test_slots_that_are_not_healthy_are_marked() -> None:
-    machine, mesh = load("local").machine(), Mesh.flat(4)
-    shown = drawn(picture.plan(machine, place(machine, mesh, 0, usable=machine.slots[1:]), mesh))
-    assert "node-00  x +" in shown
-    assert "number = rank, + = spare, x = not healthy" in shown
+def test_the_racks_of_a_large_machine_are_counted() -> None:
+    shown = drawn(picture.show(Machine((*nvl72(100).nodes, Node("alone", 2, rack="r")))))
+    assert len(shown.splitlines()) < 40
+    assert "96 racks more: 18 x 4 = 72 slots | one NVLink domain" in shown
+    assert "1 rack more: 1 x 2 = 2 slots" in shown
+    assert shown.endswith("101 racks, 1801 nodes, 7202 slots")
 
 
 def test_domains_inside_a_rack_have_titles_of_their_own() -> None:

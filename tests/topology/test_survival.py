@@ -30,10 +30,10 @@ def test_a_rack_with_two_spare_nodes() -> None:
 
 def test_racks_and_what_their_spares_are_good_for() -> None:
     in_rack = of(nvl72(4), "dp=32,tp=8", 32)
-    assert in_rack.any_of == {"GPU": 8, "node": 2, "domain": 0}
-    assert in_rack.reasons == ("any 8 GPUs in each rack", "any 2 nodes in each rack", "no whole NVLink domain")
+    assert in_rack.any_of == {"GPU": 8, "node": 2, "rack": 0}
+    assert in_rack.reasons == ("any 8 GPUs in each rack", "any 2 nodes in each rack", "no whole rack")
     anywhere = of(nvl72(4), "dp=27,tp=8", 72, "any")
-    assert anywhere.any_of == {"GPU": 72, "node": 18, "domain": 1}
+    assert anywhere.any_of == {"GPU": 72, "node": 18, "rack": 1}
     assert anywhere.reasons[0] == "any 72 GPUs in all"
     assert (anywhere.tightest, anywhere.spares) == (None, 72)
 
