@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from tlaunch.topology import explain
 from tlaunch.topology.mesh import Mesh
 from tlaunch.topology.model import Machine, Slot, TopologyError
+from tlaunch.topology.peers import spread
 from tlaunch.topology.placement import place
 
 
@@ -39,7 +40,8 @@ def grow(
 
     The reverse of shrinking with no moves at all: every rank stays on its slot, and the replicas there are keep their
     numbers. The new ones are placed on the free slots as at the start of a job. Returns ``None`` when there is no room
-    for one replica more.
+    for one replica more, or when an innermost group of a new one would lie in more NVLink domains than any that is
+    there: what is left over in many places is no replica.
     """
     if mesh.replicas == 1 < replicas and mesh.resized(2) == mesh:
         raise TopologyError(f"mesh {mesh}: has no replicas to add; expected a dimension dp")
@@ -48,6 +50,8 @@ def grow(
         return None
     added = mesh.resized(number)
     placement = place(machine, added, spares, usable=free)
+    if _worst(machine, added, placement.seats) > _worst(machine, mesh, seats):
+        return None
     bigger = mesh.resized(mesh.replicas + number)
     was = {
         rank: old
@@ -69,3 +73,11 @@ def grow(
         placement.spares,
         (f"added {what}: {mesh.size} -> {bigger.size} ranks; nobody moves", *placement.reasons),
     )
+
+
+def _worst(machine: Machine, mesh: Mesh, seats: Mapping[int, Slot]) -> int:
+    """Return in how many NVLink domains the most scattered innermost group lies."""
+    if not mesh.grouped:
+        return 1
+    firsts = range(0, mesh.size, mesh.inner)
+    return max(spread(machine, [seats[rank] for rank in mesh.group_of(first)]) for first in firsts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 from tlaunch.topology.mesh import Mesh
 from tlaunch.topology.model import Machine, Slot
@@ -45,6 +45,6 @@ def anchors(mesh: Mesh, seats: Mapping[int, Slot], rank: int, old: Slot, gone: C
     return near
 
 
-def spread(machine: Machine, slots: Collection[Slot]) -> int:
+def spread(machine: Machine, slots: Iterable[Slot]) -> int:
     """Return how many NVLink domains some slots lie in; a node without one counts as one."""
     return len({machine.node_of(slot).domain_key for slot in slots})

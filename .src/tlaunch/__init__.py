@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tlaunch.launcher.core.cluster import Cluster
-    from tlaunch.launcher.core.decisions import Decision, MoveGroup, Restart, Shrink, Stop, Swap, Wait
-    from tlaunch.launcher.core.policy import Failure, Policy
+    from tlaunch.launcher.core.decisions import Decision, Grow, MoveGroup, Restart, Shrink, Stop, Swap, Wait
+    from tlaunch.launcher.core.policy import Failure, Policy, Room
 
     __version__: str
 
@@ -18,9 +18,11 @@ __all__ = [
     "Cluster",
     "Decision",
     "Failure",
+    "Grow",
     "MoveGroup",
     "Policy",
     "Restart",
+    "Room",
     "Shrink",
     "Stop",
     "Swap",
@@ -32,9 +34,11 @@ _HOMES = {
     "Cluster": "tlaunch.launcher.core.cluster",
     "Decision": "tlaunch.launcher.core.decisions",
     "Failure": "tlaunch.launcher.core.policy",
+    "Grow": "tlaunch.launcher.core.decisions",
     "MoveGroup": "tlaunch.launcher.core.decisions",
     "Policy": "tlaunch.launcher.core.policy",
     "Restart": "tlaunch.launcher.core.decisions",
+    "Room": "tlaunch.launcher.core.policy",
     "Shrink": "tlaunch.launcher.core.decisions",
     "Stop": "tlaunch.launcher.core.decisions",
     "Swap": "tlaunch.launcher.core.decisions",

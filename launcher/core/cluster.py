@@ -10,6 +10,7 @@ from tlaunch.launcher.core.events import Exit
 from tlaunch.launcher.core.plan import Plan
 from tlaunch.launcher.core.spares import Spares
 from tlaunch.launcher.core.spec import JobSpec
+from tlaunch.topology.growing import room_for
 from tlaunch.topology.model import Machine, Slot
 
 
@@ -57,6 +58,16 @@ class Cluster:
         return Spares(
             self.machine, tuple(slot for slot in self.machine.slots if slot in self.usable and slot not in seated)
         )
+
+    @cached_property
+    def room(self) -> int:
+        """How many of the replicas that the job has lost there are free slots for; none once a rank has finished."""
+        if self.plan is None or any(ended.ok for ended in self.exits.values()):
+            return 0
+        wanted = self.spec.mesh.replicas
+        if self.plan.mesh.replicas >= wanted:  # before the slots are looked at: that takes a while on large machines
+            return 0
+        return room_for(self.plan.mesh, len(self.spares), replicas=wanted)
 
     @cached_property
     def displaced(self) -> tuple[int, ...]:

@@ -55,6 +55,16 @@ class Shrink:
 
 
 @dataclass(frozen=True, slots=True)
+class Grow:
+    """Take back so many of the replicas that the job has lost. An answer to ``Room``, not to a failure."""
+
+    replicas: int = 1
+
+    def __str__(self) -> str:
+        return f"grow by {self.replicas} replica{'s' if self.replicas != 1 else ''}"
+
+
+@dataclass(frozen=True, slots=True)
 class Wait:
     """Do nothing until so many seconds after this was first said. Then the policy must say something else.
 

@@ -12,6 +12,7 @@ from tlaunch.launcher.core.events import (
     NodeLost,
     NodesReady,
     RankFailed,
+    RoomToGrow,
     SlotDrained,
     SlotFailed,
     StartOverdue,
@@ -34,7 +35,7 @@ def detect(cluster: Cluster) -> tuple[Event, ...]:
     stop: tuple[Event, ...] = (StopRequested(*cluster.stop),) if cluster.stop is not None else ()
     if plan is None:
         return (*stop, *_before_start(cluster))
-    return (*stop, *_nodes(cluster, plan), *_slots(cluster, plan), *_crashes(cluster, plan))
+    return (*stop, *_nodes(cluster, plan), *_slots(cluster, plan), *_crashes(cluster, plan), *_room(cluster))
 
 
 def next_deadline(cluster: Cluster) -> float | None:
@@ -104,6 +105,11 @@ def _slots(cluster: Cluster, plan: Plan) -> Iterator[Event]:
     for seat in seats:
         if seat.slot in cluster.drained and seat.rank not in cluster.displaced:
             yield SlotDrained(seat.slot, cluster.bad.get(seat.slot, "drained"), seat.rank)
+
+
+def _room(cluster: Cluster) -> Iterator[Event]:
+    if cluster.room:
+        yield RoomToGrow(cluster.room)
 
 
 def _crashes(cluster: Cluster, plan: Plan) -> Iterator[Event]:

@@ -10,6 +10,7 @@ from tlaunch.launcher.core.cluster import Cluster
 from tlaunch.launcher.core.plan import Fault, Plan, Seat
 from tlaunch.launcher.core.policy import Failure
 from tlaunch.topology import explain
+from tlaunch.topology.growing import grow
 from tlaunch.topology.model import Slot
 from tlaunch.topology.regroup import GroupMove, regroup
 from tlaunch.topology.replacement import Replacement
@@ -144,6 +145,24 @@ class Draft:
         self.reasons += shrunk.reasons
         self.given_up.clear()
         return left
+
+    def grow(self, replicas: int) -> None:
+        """Take back replicas on free slots, if they lie no worse there than those that the job has."""
+        before = self.plan
+        grown = grow(
+            self.cluster.machine,
+            before.mesh,
+            {seat.rank: seat.slot for seat in before.seats},
+            self.cluster.spares.slots,
+            replicas=before.mesh.replicas + replicas,
+        )
+        if grown is None:
+            self.reasons.append("the job does not grow: its groups would lie in more NVLink domains than they do now")
+            return
+        seats = tuple(Seat(rank, slot, before.generation) for rank, slot in grown.seats.items())
+        self._change(replace(before, mesh=grown.mesh, seats=seats))
+        self.decisions.append(f"grow {before.mesh} -> {grown.mesh}: {before.world_size} -> {grown.mesh.size} ranks")
+        self.reasons += grown.reasons
 
     def drain(self) -> None:
         """Move ranks off drained slots as far as there are spares; the others stay where they are."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from signal import Signals
 
 from tlaunch.launcher.core.symptoms import ACCELERATOR, BROKEN, LOST_PEER, alike, place, says
+from tlaunch.topology.explain import count
 from tlaunch.topology.explain import ranks as rank_list
 from tlaunch.topology.model import Slot
 
@@ -175,6 +176,16 @@ class AckOverdue:
 
 
 @dataclass(frozen=True, slots=True)
+class RoomToGrow:
+    """A job that has shrunk could have this many replicas back: there are free slots for them."""
+
+    replicas: int
+
+    def __str__(self) -> str:
+        return f"there is room for {count(self.replicas, 'replica')} that the job has lost"
+
+
+@dataclass(frozen=True, slots=True)
 class AllFinished:
     """Every rank ended with 0."""
 
@@ -217,6 +228,7 @@ Event = (
     | SlotDrained
     | NodeLost
     | AckOverdue
+    | RoomToGrow
     | AllFinished
     | NodesReady
     | StartOverdue

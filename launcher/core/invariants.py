@@ -6,7 +6,7 @@ from collections.abc import Collection, Container, Iterator
 
 from tlaunch.errors import TlaunchError
 from tlaunch.launcher.core.cluster import Cluster
-from tlaunch.launcher.core.plan import Plan
+from tlaunch.launcher.core.plan import Plan, Seat
 from tlaunch.topology.model import REACH, Slot, distance
 from tlaunch.topology.peers import spread
 
@@ -43,6 +43,8 @@ def violations(cluster: Cluster, plan: Plan) -> Iterator[str]:
         yield f"restarts go from {before.restarts} to {plan.restarts}"
     if plan.mesh == before.mesh:
         yield from _moves(cluster, before, plan)
+    elif plan.mesh.replicas > before.mesh.replicas:
+        yield from _growing(cluster, before, plan)
     else:
         yield from _shrinking(cluster, before, plan)
 
@@ -77,20 +79,43 @@ def _moves(cluster: Cluster, before: Plan, plan: Plan) -> Iterator[str]:
     """Only ranks that were affected move, and not too far."""
     bad = dict(plan.bad)
     affected = {*cluster.displaced, *_crashed(cluster), *(seat.rank for seat in before.seats if seat.slot in bad)}
-    for old, new in zip(before.seats, plan.seats, strict=True):
-        if old.slot != new.slot and old.rank not in affected and not _with_its_group(cluster, plan, old.rank, affected):
+    for old, new in _same_ranks(before, plan):
+        if (
+            old.slot != new.slot
+            and old.rank not in affected
+            and not _with_its_group(cluster, before, plan, old, affected)
+        ):
             yield f"rank {old.rank} leaves {old.slot} without need"
         if old.slot != new.slot and not _in_scope(cluster, old.slot, new.slot):
             yield f"rank {old.rank} goes from {old.slot} to {new.slot}, outside --swap-scope {cluster.spec.swap_scope}"
 
 
-def _with_its_group(cluster: Cluster, plan: Plan, rank: int, affected: Container[int]) -> bool:
+def _same_ranks(before: Plan, plan: Plan) -> Iterator[tuple[Seat, Seat]]:
+    """Yield the seats of each rank before and after, whose number is another one when the job has grown."""
+    if plan.mesh == before.mesh:
+        yield from zip(before.seats, plan.seats, strict=True)
+        return
+    for replica in range(before.mesh.replicas):
+        for old, new in zip(before.mesh.ranks_of(replica), plan.mesh.ranks_of(replica), strict=True):
+            yield before.seats[old], plan.seats[new]
+
+
+def _growing(cluster: Cluster, before: Plan, plan: Plan) -> Iterator[str]:
+    """Whole replicas come, no more than the job began with, and everybody stays."""
+    replicas = plan.mesh.replicas
+    if replicas > cluster.spec.mesh.replicas or plan.mesh != before.mesh.resized(replicas):
+        yield f"{plan.mesh} is not {before.mesh} with replicas that were lost"
+    else:
+        yield from _moves(cluster, before, plan)
+
+
+def _with_its_group(cluster: Cluster, before: Plan, plan: Plan, old: Seat, affected: Container[int]) -> bool:
     """Tell whether a healthy rank moves because an affected one does, with their whole group and into one domain."""
     if not plan.mesh.grouped:
         return False
-    group = plan.mesh.group_of(rank)
-    slots = [plan.seats[member].slot for member in group]
-    return any(member in affected for member in group) and spread(cluster.machine, slots) == 1
+    group = before.mesh.group_of(old.rank)
+    now = {seat.rank: new.slot for seat, new in _same_ranks(before, plan) if seat.rank in group}
+    return any(member in affected for member in group) and spread(cluster.machine, now.values()) == 1
 
 
 def _shrinking(cluster: Cluster, before: Plan, plan: Plan) -> Iterator[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tlaunch.launcher.core.blame import judge
 from tlaunch.launcher.core.cluster import Cluster
-from tlaunch.launcher.core.decisions import Decision, MoveGroup, Restart, Shrink, Stop, Swap, Wait
+from tlaunch.launcher.core.decisions import Decision, Grow, MoveGroup, Restart, Shrink, Stop, Swap, Wait
 from tlaunch.launcher.core.draft import Draft
 from tlaunch.launcher.core.events import (
     AckOverdue,
@@ -23,8 +23,8 @@ from tlaunch.launcher.core.events import (
 from tlaunch.launcher.core.generations import ending, following
 from tlaunch.launcher.core.invariants import check
 from tlaunch.launcher.core.plan import Plan, Result
-from tlaunch.launcher.core.policy import Failure, Policy
-from tlaunch.launcher.core.refusal import refusal
+from tlaunch.launcher.core.policy import Failure, Policy, Room
+from tlaunch.launcher.core.refusal import cannot_grow, refusal
 from tlaunch.launcher.core.start import first_plan
 from tlaunch.topology.model import Slot
 
@@ -82,7 +82,7 @@ def _recover(cluster: Cluster, events: Sequence[Event], policy: Policy) -> Outco
     draft = Draft(cluster)
     draft.condemn(_bad(cluster, events))
     if not hardware and not crashes:
-        return _drain(draft, events)
+        return _drain(draft, events, cluster, policy)
 
     # When hardware fails, processes on healthy slots fail with it: their peers are gone. That is not their fault.
     crash = None if hardware or not crashes else crashes[0]
@@ -107,15 +107,17 @@ def _recover(cluster: Cluster, events: Sequence[Event], policy: Policy) -> Outco
             why = f"{left} ranks are left, --min-world is {limit}: {failures[0]}"
             return _stop(draft, events, Result(1, why, traceback))
     draft.drain()
+    _grow(draft, cluster, policy, restarting=True)
     return Outcome(_sealed(draft, events, restarts=draft.plan.restarts + counted))
 
 
-def _drain(draft: Draft, events: Sequence[Event]) -> Outcome:
-    """Move ranks off slots that work, if that can be done without harm."""
+def _drain(draft: Draft, events: Sequence[Event], cluster: Cluster, policy: Policy) -> Outcome:
+    """Move ranks off slots that work, and take back lost replicas, if that can be done without harm."""
     if draft.cluster.displaced:
         # They have finished, or they would be failures. Nobody else may be started again just for a drain.
         return Outcome(reasons=("drain refused: ranks have finished whose slots are gone",))
     draft.drain()
+    _grow(draft, cluster, policy, restarting=bool(draft.decisions))
     if not draft.decisions:
         return Outcome(reasons=tuple(draft.reasons))
     return Outcome(_sealed(draft, events, restarts=draft.plan.restarts))
@@ -211,9 +213,33 @@ def _ask(draft: Draft, failure: Failure, policy: Policy) -> Decision:
     return LADDER.on_failure(failure, draft.cluster)
 
 
+def _grow(draft: Draft, before: Cluster, policy: Policy, *, restarting: bool) -> None:
+    """Ask the policy whether the job grows, unless it is just shrinking."""
+    assert before.plan is not None
+    number = draft.cluster.room
+    if not number or draft.plan.mesh != before.plan.mesh:
+        return
+    room, name = Room(number, restarting), type(policy).__name__
+    answer: object = LADDER.on_room(room, draft.cluster)
+    if type(policy) is not Policy:
+        try:
+            said: object = policy.on_room(room, draft.cluster)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - as above
+            why = one_line(str(error))
+            draft.reasons.append(f"policy {name} raised {type(error).__name__}: {why}; the ladder decides")
+        else:
+            wrong = cannot_grow(said, room)
+            if wrong is None:
+                answer = said
+            else:
+                draft.reasons.append(f"policy {name}: {_said(said)} is refused: {wrong}; the ladder decides")
+    if isinstance(answer, Grow):
+        draft.grow(answer.replicas)
+
+
 def _said(decision: object) -> str:
     """Return what a policy said, which may be anything."""
-    known = isinstance(decision, Restart | Swap | MoveGroup | Shrink | Wait | Stop)
+    known = isinstance(decision, Restart | Swap | MoveGroup | Shrink | Grow | Wait | Stop)
     return one_line(str(decision), 100) if known else type(decision).__name__
 
 

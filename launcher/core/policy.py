@@ -7,7 +7,7 @@ from typing import Literal
 
 from tlaunch.launcher.core.blame import TRIES, tally
 from tlaunch.launcher.core.cluster import Cluster
-from tlaunch.launcher.core.decisions import Decision, Restart, Shrink, Stop, Swap
+from tlaunch.launcher.core.decisions import Decision, Grow, Restart, Shrink, Stop, Swap
 from tlaunch.launcher.core.events import Exit, one_line
 from tlaunch.topology.explain import count
 from tlaunch.topology.model import Slot
@@ -40,6 +40,18 @@ class Failure:
         return f"rank {self.rank} on {self.slot} {what}: {one_line(self.reason)}"
 
 
+@dataclass(frozen=True, slots=True)
+class Room:
+    """A job that has shrunk, and free slots for some of the replicas that it has lost.
+
+    ``replicas``: how many. ``restarting``: whether every rank starts again now in any case, so that growing costs
+    nothing besides; otherwise it ends the ranks of an unmodified script where they are.
+    """
+
+    replicas: int
+    restarting: bool
+
+
 class Policy:
     """The default ladder: restart in place, swap to the nearest spare in scope, shrink by whole replicas, stop.
 
@@ -61,6 +73,15 @@ class Policy:
             return Swap(failure.rank, to=failure.spare)
         # Ends the job when too few ranks would be left.
         return Shrink()
+
+    def on_room(self, room: Room, cluster: Cluster) -> Grow | None:
+        """Decide whether the job takes back replicas that it has lost; ``None`` to leave it as it is.
+
+        Asked after each failure that has been dealt with, and at every look while there is room. Growing at once is
+        worth a restart of all ranks when what is left of the job is long; this ladder cannot know, and waits for a
+        failure to restart them.
+        """
+        return Grow(room.replicas) if room.restarting else None
 
     def on_crash(self, failure: Failure, cluster: Cluster) -> Decision:
         """Decide about a process that ended on a healthy slot: restart it as often as the job allows.

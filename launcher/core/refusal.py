@@ -5,9 +5,9 @@ from __future__ import annotations
 from math import isfinite
 
 from tlaunch.launcher.core.cluster import Cluster
-from tlaunch.launcher.core.decisions import MoveGroup, Restart, Shrink, Stop, Swap, Wait
+from tlaunch.launcher.core.decisions import Grow, MoveGroup, Restart, Shrink, Stop, Swap, Wait
 from tlaunch.launcher.core.draft import Draft
-from tlaunch.launcher.core.policy import Failure
+from tlaunch.launcher.core.policy import Failure, Room
 from tlaunch.topology.model import REACH, Slot, distance
 
 
@@ -22,6 +22,17 @@ def refusal(decision: object, failure: Failure, draft: Draft) -> str | None:
             return _stop(decision)
         case _:
             return "expected a decision"
+
+
+def cannot_grow(answer: object, room: Room) -> str | None:
+    """Return what is wrong with an answer about room to grow; ``None`` is a good answer too."""
+    if answer is None:
+        return None
+    if not isinstance(answer, Grow):
+        return "expected to grow, or None"
+    if type(answer.replicas) is not int or not 1 <= answer.replicas <= room.replicas:
+        return f"there is room for 1 to {room.replicas} replicas"
+    return None
 
 
 def _stop(decision: Stop) -> str | None:

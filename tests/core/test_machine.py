@@ -19,12 +19,12 @@ from tlaunch.launcher.core.assign import Assignment, assignments, generation_hea
 from tlaunch.launcher.core.blame import TRIES
 from tlaunch.launcher.core.cluster import Cluster
 from tlaunch.launcher.core.codec import decode, encode
-from tlaunch.launcher.core.decisions import Decision, MoveGroup, Restart, Shrink, Stop, Swap, Wait
+from tlaunch.launcher.core.decisions import Decision, Grow, MoveGroup, Restart, Shrink, Stop, Swap, Wait
 from tlaunch.launcher.core.detect import detect, next_deadline
 from tlaunch.launcher.core.events import Exit
 from tlaunch.launcher.core.plan import Plan
 from tlaunch.launcher.core.planner import Outcome, decide
-from tlaunch.launcher.core.policy import Failure, Policy
+from tlaunch.launcher.core.policy import Failure, Policy, Room
 from tlaunch.launcher.core.spec import JobSpec
 from tlaunch.topology.mesh import Mesh
 from tlaunch.topology.model import REACH, Machine, Node, Scope, Slot, distance
@@ -105,6 +105,7 @@ class Hostile(Policy):
             Wait(nan if draw % 2 else inf, "for ever"),
             Stop("", draw),
             Stop("stop", 999),
+            Grow(),
             cast("Decision", None),
             failure,
             super().on_failure(failure, cluster),
@@ -113,6 +114,22 @@ class Hostile(Policy):
         if draw % 11 == 0:
             raise RuntimeError("no idea")
         return cast("Decision", answer)
+
+    def on_room(self, room: Room, cluster: Cluster) -> Grow | None:
+        draw = self.draws[self.calls % len(self.draws)]
+        self.calls += 1
+        answers: tuple[object, ...] = (
+            None,
+            Grow(draw % 4),
+            Grow(room.replicas),
+            Grow(-1),
+            Grow(cast("int", None)),
+            Shrink(),
+            super().on_room(room, cluster),
+        )
+        if draw % 11 == 0:
+            raise RuntimeError("no idea")
+        return cast("Grow | None", answers[draw // 7 % len(answers)])
 
 
 policies = st.one_of(st.just(()), st.lists(st.integers(0, 1000), min_size=1, max_size=8).map(tuple))
@@ -308,6 +325,8 @@ def check_next(before: Cluster, plan: Plan) -> None:
     assert set(last.bad) <= set(plan.bad)
     if plan.mesh == last.mesh:
         check_moves(before, last, plan)
+    elif plan.mesh.replicas > last.mesh.replicas:
+        check_grown(before, last, plan)
     else:
         check_shrunk(before, last, plan)
 
@@ -333,6 +352,21 @@ def check_moves(before: Cluster, last: Plan, plan: Plan) -> None:
         assert new.slot not in last.by_slot or lost or crashed
         here, there = before.machine.node_of(old.slot), before.machine.node_of(new.slot)
         assert distance(here, there) <= REACH[before.spec.swap_scope], "no spare outside the scope is used"
+
+
+def check_grown(before: Cluster, last: Plan, plan: Plan) -> None:
+    assert plan.mesh == last.mesh.resized(plan.mesh.replicas), "whole replicas only"
+    assert plan.mesh.replicas <= before.spec.mesh.replicas, "no more than the job began with"
+    assert not [ended for ended in before.exits.values() if ended.ok], "a job that is finishing does not grow"
+    old = {
+        was: plan.seats[now]
+        for replica in range(last.mesh.replicas)
+        for was, now in zip(last.mesh.ranks_of(replica), plan.mesh.ranks_of(replica), strict=True)
+    }
+    staying = replace(
+        plan, mesh=last.mesh, seats=tuple(replace(old[rank], rank=rank) for rank in range(last.world_size))
+    )
+    check_moves(before, last, staying)
 
 
 def check_shrunk(before: Cluster, last: Plan, plan: Plan) -> None:

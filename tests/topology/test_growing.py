@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.topology.machines import meshes, nvl72, trees
+from tests.topology.machines import hgx, meshes, nvl72, trees
 from tlaunch.topology.growing import grow
 from tlaunch.topology.mesh import Mesh
-from tlaunch.topology.model import Machine, TopologyError
+from tlaunch.topology.model import Machine, Slot, TopologyError
 from tlaunch.topology.placement import place
 from tlaunch.topology.shrinking import shrink
 
@@ -49,6 +51,21 @@ def test_a_mesh_without_replicas_does_not_grow() -> None:
     assert str(error.value) == "mesh tp=4: has no replicas to add; expected a dimension dp"
 
 
+def scattered(machine: Machine, mesh: Mesh, seats: Mapping[int, Slot]) -> int:
+    """Return in how many domains an innermost group lies at worst."""
+    domains: dict[int, set[object]] = {}
+    for rank, slot in seats.items():
+        domains.setdefault(rank // mesh.inner, set()).add(machine.node_of(slot).domain_key)
+    return max(map(len, domains.values()))
+
+
+def test_what_is_left_over_in_many_places_is_no_replica() -> None:
+    machine, mesh = hgx(4), Mesh.parse("dp=2,tp=8")
+    seats = dict(enumerate(machine.slots[:16]))
+    assert grow(machine, mesh, seats, [*machine.slots[16:20], *machine.slots[24:28]], replicas=3) is None
+    assert grow(machine, mesh, seats, machine.slots[16:24], replicas=3) is not None
+
+
 @st.composite
 def jobs(draw: st.DrawFn) -> tuple[Machine, Mesh, int]:
     machine = draw(trees(max_slots=24))
@@ -67,6 +84,10 @@ def test_nobody_moves_and_as_many_replicas_come_as_fit(
     seats, free = dict(enumerate(order[: mesh.size])), order[mesh.size :]
     result = grow(machine, mesh, seats, free, replicas=mesh.replicas + more, spares=spares)
     number = min(more, max((len(free) - spares) // mesh.replica_size, 0))
+    if result is None and number and mesh.grouped:
+        added = place(machine, mesh.resized(number), spares, usable=free).seats
+        assert scattered(machine, mesh, added) > scattered(machine, mesh, seats), "that is why"
+        return
     assert (len(result.added) if result else 0) == number
     if result is None:
         return
