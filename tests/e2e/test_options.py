@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from tests.e2e.job import STEPS, node_of, running
+from tests.topology.discover.standin import CLIQUE, build, tray
 
 SMALL = ("--nodes", "3", "--gpus-per-node", "2", "--spares", "2")
 
@@ -93,3 +94,16 @@ def test_agents_find_out_where_their_nodes_are(tmp_path: Path, monkeypatch: pyte
     agents = sorted((job.logs / "agents").glob("node-0?.log"))
     assert len(agents) == 3
     assert all("rack r7, pod z1" in agent.read_text() for agent in agents)
+
+
+def test_the_gpus_and_the_domain_that_the_driver_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = build(tmp_path)
+    driver.be(*tray())
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(driver.folder))
+    monkeypatch.setenv("STAND_IN", str(driver.folder / "machine"))
+    with running(tmp_path, "--topology", "auto", "--spares", "1") as job:
+        assert job.seats(0, 3) == {rank: f"node-00/gpu-{rank}" for rank in range(3)}
+        (node,) = json.loads(job.command("status", job.job_id, "--json").stdout)["nodes"]
+        assert (node["domain"], len(node["slots"])) == (f"{CLIQUE}.1", 4)
+        job.finish()
