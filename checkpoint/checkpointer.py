@@ -30,6 +30,7 @@ from tlaunch.checkpoint.catalog import Keep
 from tlaunch.checkpoint.commit import clean, take_generation
 from tlaunch.checkpoint.errors import CheckpointError, Unusable
 from tlaunch.checkpoint.flat import Flat, State, expand, flatten, steady_storages
+from tlaunch.checkpoint.layout import RESERVED
 from tlaunch.checkpoint.link import SOCKET, SaverHome
 from tlaunch.checkpoint.manifest import Manifest
 from tlaunch.checkpoint.places import open_files
@@ -211,8 +212,9 @@ class Checkpointer:
 
     def _flat(self, state: State) -> Flat:
         tree = expand(state)
-        if "ranks" in tree:
-            raise Unusable("ranks: this name is taken by what each rank has for itself")
+        taken = next((name for name in RESERVED if name in tree), None)
+        if taken is not None:
+            raise Unusable(f"{taken}: this name is taken; expected another one in the state")
         tree["ranks"] = {str(self._ranks.rank): {"random": random_state.capture()}}
         return flatten(tree, steady_storages(state))
 

@@ -93,16 +93,30 @@ def try_commit(files: Files, address: Address, world: int) -> bool:
         return False
     try:
         parts = [_read_part(files, address, rank) for rank in ranks]
-        _refuse_if_superseded(files, address)
-        files.write(address.manifest, [to_bytes(merge(parts))])
     except FileNotFoundError:
         # Another has committed meanwhile, and has removed the parts.
         return MANIFEST in files.names(address.folder)
     except OSError as error:
-        raise why(error, "committing", f"{files.root}/{address.manifest}") from error
+        raise why(error, "reading the ranks' parts", f"{files.root}/{address.folder}") from error
+    commit(files, merge(parts))
     for rank in ranks:
         _remove(files, address.part(rank))
     return True
+
+
+def commit(files: Files, manifest: Manifest) -> None:
+    """Commit the checkpoint that a complete manifest describes.
+
+    Raises:
+        Superseded: a newer writer has taken the path over.
+        CheckpointError: the manifest could not be written.
+    """
+    address = Address(manifest.generation, manifest.step)
+    try:
+        _refuse_if_superseded(files, address)
+        files.write(address.manifest, [to_bytes(manifest)])
+    except OSError as error:
+        raise why(error, "committing", f"{files.root}/{address.manifest}") from error
 
 
 def _read_part(files: Files, address: Address, rank: int) -> Manifest:

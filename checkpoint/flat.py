@@ -121,7 +121,7 @@ def _storage(tensor: torch.Tensor) -> int:
 def _leaves(tree: Value, path: str) -> Iterator[tuple[str, Any]]:
     if isinstance(tree, Mapping) and tree:
         items = [(str(key), item) for key, item in tree.items()]
-    elif isinstance(tree, list | tuple) and _holds_tensor(tree):
+    elif _opened(tree):
         items = [(str(index), item) for index, item in enumerate(tree)]
     else:
         yield path, tree
@@ -130,10 +130,14 @@ def _leaves(tree: Value, path: str) -> Iterator[tuple[str, Any]]:
         yield from _leaves(item, f"{path}.{name}" if path else name)
 
 
-def _holds_tensor(tree: Value) -> bool:
-    if isinstance(tree, Mapping):
-        return any(map(_holds_tensor, tree.values()))
-    return any(map(_holds_tensor, tree)) if isinstance(tree, list | tuple) else isinstance(tree, torch.Tensor)
+def _opened(tree: Value) -> bool:
+    """Whether a list is taken apart: by the rule of torch.distributed.checkpoint, so that names are the same there.
+
+    Tuples are taken apart only where a tensor would be lost otherwise.
+    """
+    if isinstance(tree, list):
+        return any(isinstance(item, Mapping | torch.Tensor) or _opened(item) for item in tree)
+    return isinstance(tree, tuple) and any(isinstance(item, torch.Tensor) or _opened(item) for item in tree)
 
 
 # --- back again ----------------------------------------------------------------------------------------------------
@@ -143,7 +147,7 @@ def rebuild(tree: Value, flat: Flat, path: str = "") -> Value:
     """Return a tree of the same form with the leaves of ``flat``; what it lacks stays as it is in ``tree``."""
     if isinstance(tree, Mapping) and tree:
         return {key: rebuild(item, flat, f"{path}.{key}" if path else str(key)) for key, item in tree.items()}
-    if isinstance(tree, list | tuple) and _holds_tensor(tree):
+    if _opened(tree):
         items = [rebuild(item, flat, f"{path}.{index}" if path else str(index)) for index, item in enumerate(tree)]
         return items if isinstance(tree, list) else tuple(items)
     return flat.tensors.get(path, tree) if isinstance(tree, torch.Tensor) else flat.values.get(path, tree)

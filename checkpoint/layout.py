@@ -13,6 +13,9 @@ from dataclasses import dataclass
 
 MANIFEST = "manifest.json"
 
+RESERVED = ("ranks", "dcp")
+"""First parts of names that are not the state's: what each rank has for itself, and what planners of torch add."""
+
 _STEP = re.compile(r"step-(\d{9,15})\.g(\d{5,12})")
 _PART = re.compile(r"rank-(\d{5,9})\.json")
 _GENERATION = re.compile(r"generation-(\d{8,12})\.json")
@@ -73,3 +76,8 @@ def generation_of(name: str) -> int | None:
     """Return which generation a file of this name stands for, if any."""
     match = _GENERATION.fullmatch(name)
     return None if match is None else int(match[1])
+
+
+def is_reserved(name: str) -> bool:
+    """Whether a tensor or value of this name is ours, not the user's."""
+    return name.partition(".")[0] in RESERVED

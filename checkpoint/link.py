@@ -131,6 +131,7 @@ class Link:
     def close(self) -> None:
         """Leave."""
         with contextlib.suppress(OSError):
+            send(self._sock, {"do": "leave"})
             self._sock.shutdown(socket.SHUT_RDWR)
         self._thread.join()
         self._sock.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from tlaunch.checkpoint.dtypes import BYTES, torch_name
 from tlaunch.checkpoint.files import Files
 from tlaunch.checkpoint.layout import Address
 from tlaunch.checkpoint.manifest import Manifest, Slice
+from tlaunch.checkpoint.memory import memory_of
 from tlaunch.checkpoint.reading import ShardReader
 from tlaunch.checkpoint.region import Region
 
@@ -71,7 +71,7 @@ def _fill(reader: ShardReader, manifest: Manifest, want: Wanted, box: torch.Tens
         into = list(target.runs(want.region.shape))[:2]
         (first, count), *more = list(source.runs(at.region.shape))[:2]
         if not more and len(into) == 1:
-            out = _bytes_of(box)
+            out = memory_of(box)
             reader.fill(at.file, at.begin + first * width, out[into[0][0] * width : (into[0][0] + count) * width])
         else:
             _copy_box(reader, at, source, box[_index(target)], width)
@@ -89,12 +89,5 @@ def _copy_box(reader: ShardReader, at: Slice, source: Region, out: torch.Tensor,
     for begin in range(0, source.shape[0], step):
         count = min(step, source.shape[0] - begin)
         rows = torch.empty((count, *at.region.shape[1:]), dtype=out.dtype)
-        reader.fill(at.file, at.begin + (source.offset[0] + begin) * row, _bytes_of(rows))
+        reader.fill(at.file, at.begin + (source.offset[0] + begin) * row, memory_of(rows))
         out[begin : begin + count] = rows[(slice(None), *_index(rest))]
-
-
-def _bytes_of(tensor: torch.Tensor) -> memoryview:
-    """Return the memory of a contiguous tensor, which has to outlive the view."""
-    return memoryview((ctypes.c_char * (tensor.numel() * tensor.element_size())).from_address(tensor.data_ptr())).cast(
-        "B"
-    )

@@ -10,7 +10,7 @@ from tlaunch.checkpoint import catalog, random_state
 from tlaunch.checkpoint.errors import CheckpointError, Unusable
 from tlaunch.checkpoint.files import Files
 from tlaunch.checkpoint.flat import Flat, State, expand, flatten, rebuild, take_on
-from tlaunch.checkpoint.layout import Address
+from tlaunch.checkpoint.layout import Address, is_reserved
 from tlaunch.checkpoint.manifest import Manifest
 from tlaunch.checkpoint.ranks import Ranks
 from tlaunch.checkpoint.region import Region
@@ -55,7 +55,7 @@ def restore(files: Files, ranks: Ranks, state: State, *, step: int | None, stric
 def _load(files: Files, address: Address, manifest: Manifest, flat: Flat, where: str, *, strict: bool) -> Flat:
     """Return what the state wants of the checkpoint: boxes of tensors that fit, and values."""
     wanted = flat.tensors.keys() | flat.values.keys()
-    there = {name for name in manifest.tensors.keys() | manifest.values.keys() if not name.startswith("ranks.")}
+    there = {name for name in manifest.tensors.keys() | manifest.values.keys() if not is_reserved(name)}
     if strict:
         complaints = [
             *_listed("missing in the checkpoint", wanted - there),

@@ -9,6 +9,7 @@ and nothing is left to do.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
@@ -51,6 +52,7 @@ class Trainer(threading.Thread):
         self._arenas: dict[int, Arena] = {}
         self._files: Files | None = None
         self._keep: Keep | None = None
+        self.said_goodbye = False
 
     def run(self) -> None:
         try:
@@ -79,6 +81,8 @@ class Trainer(threading.Thread):
                 self._arenas[index] = Arena(fd, message.at("size").number())
             case "save":
                 self._save(message)
+            case "leave":
+                self.said_goodbye = True
             case other:
                 raise CheckpointError(f"a trainer asks for {other!r}")
 
@@ -131,6 +135,8 @@ class Saver:
         self._listener = listener
         self._commits = Commits()
         self._trainers: set[Trainer] = set()
+        self.abandoned = False
+        """Whether a trainer has gone without a word."""
         self._lock = threading.Lock()
         self._wake, self._woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)[::-1]
 
@@ -165,6 +171,7 @@ class Saver:
     def _on_left(self, trainer: Trainer) -> None:
         with self._lock:
             self._trainers.discard(trainer)
+            self.abandoned |= not trainer.said_goodbye
         os.write(self._wake, b"x")
 
 
@@ -175,12 +182,13 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     os.nice(NICENESS)
-    starter = os.getppid()
-    Saver(socket.socket(fileno=int(sys.argv[1]))).run()
-    if os.getppid() != starter:
+    saver = Saver(socket.socket(fileno=int(sys.argv[1])))
+    saver.run()
+    if saver.abandoned:
         # Whoever would have tidied up was killed.
         Path(sys.argv[2]).unlink(missing_ok=True)
-        Path(sys.argv[2]).parent.rmdir()
+        with contextlib.suppress(OSError):
+            Path(sys.argv[2]).parent.rmdir()
 
 
 if __name__ == "__main__":
