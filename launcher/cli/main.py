@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import tempfile
@@ -23,9 +24,7 @@ def exit_code(words: Sequence[str]) -> int:
     from tlaunch.launcher.cli.app import parse
 
     try:
-        code = parse(words)()
-        sys.stdout.flush()
-        return code
+        return _flushed(parse(words)())
     except TlaunchError as error:
         # A running job outlives an outage of its store, so that this can only be one that was named wrongly.
         return _say(str(error), 2 if isinstance(error, StoreUnavailable) else error.exit_code)
@@ -33,10 +32,29 @@ def exit_code(words: Sequence[str]) -> int:
         return 130
     except BrokenPipeError:
         # Whoever read our output has gone. Python would complain once more when it flushes on the way out.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _say_no_more()
         return 141
     except Exception as error:  # noqa: BLE001  a bug of ours: the user gets one line, the file gets the rest
         return _internal(error)
+
+
+def _flushed(code: int) -> int:
+    """Flush what was printed. When the terminal was closed, the exit code is what it would be."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        _say_no_more()
+    return code
+
+
+def _say_no_more() -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.__stdout__, sys.__stderr__):
+        if stream is not None:
+            os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def _say(message: str, code: int) -> int:

@@ -47,7 +47,10 @@ class _State:
 
 
 class LiveView:
-    """Collects what it is told; a thread of its own draws, so that a slow terminal holds nobody up."""
+    """Collects what it is told; a thread of its own draws, so that a slow terminal holds nobody up.
+
+    When the terminal is gone nothing is drawn any more, and the job is not disturbed by that.
+    """
 
     def __init__(self, job_id: str, console: Console | None = None, now: Callable[[], str] = clock) -> None:
         self._job_id = job_id
@@ -58,6 +61,7 @@ class LiveView:
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._started = False
+        self._gone = False
         self._live = Live(
             console=self._console, get_renderable=self.picture, auto_refresh=False, transient=True, screen=False
         )
@@ -74,7 +78,7 @@ class LiveView:
             self._state.changed = True
         if not self._started and not self._closed.is_set():
             self._started = True
-            self._live.start()
+            self._draw(self._live.start)
             self._thread.start()
 
     def plan(self, plan: Plan, previous: Plan | None) -> None:
@@ -97,11 +101,13 @@ class LiveView:
         self._closed.set()
         if self._started:
             self._thread.join(_JOIN)
-        self._print_lines()
+        self._draw(self._print_lines)
         if self._started:
-            self._live.stop()
-        if result is None:
-            return
+            self._draw(self._live.stop)
+        if result is not None:
+            self._draw(lambda: self._sum_up(result))
+
+    def _sum_up(self, result: Result) -> None:
         for line in summary(self._job_id, self._state.history, result):
             self._console.print(Text(line), soft_wrap=True)
 
@@ -119,12 +125,20 @@ class LiveView:
     def _draw_on(self) -> None:
         drawn = 0.0
         while not self._closed.wait(PERIOD):
-            self._print_lines()
+            self._draw(self._print_lines)
             with self._lock:
                 changed, self._state.changed = self._state.changed, False
             if changed or time.monotonic() - drawn >= 1.0:  # the clock in the headline goes on
                 drawn = time.monotonic()
-                self._live.refresh()
+                self._draw(self._live.refresh)
+
+    def _draw(self, something: Callable[[], None]) -> None:
+        if self._gone:
+            return
+        try:
+            something()
+        except OSError:  # the terminal was closed: EIO
+            self._gone = True
 
     def _print_lines(self) -> None:
         with self._lock:

@@ -169,10 +169,12 @@ def running(
     script: Path | None = STEPS,
     arguments: tuple[str, ...] = (),
     prefix: Sequence[str] = (),
+    terminal: int | None = None,
 ) -> Iterator[Job]:
     """Start a job and see to it that it is gone in the end.
 
     ``script=None``: the options name what to run. ``prefix``: a command that becomes ``tlaunch``, as ``nice`` does.
+    ``terminal``: what it reads from and prints to, in place of the file ``console``.
     """
     folder, logs = tmp_path / "work", tmp_path / "logs"
     folder.mkdir()
@@ -183,8 +185,9 @@ def running(
     if script is not None:
         command += [str(script), *(arguments or (str(folder),))]
     with (tmp_path / "console").open("w") as console:
+        out = console if terminal is None else terminal
         process = subprocess.Popen(
-            command, stdout=console, stderr=console, text=True, start_new_session=True, cwd=tmp_path, env=env
+            command, stdin=terminal, stdout=out, stderr=out, text=True, start_new_session=True, cwd=tmp_path, env=env
         )
     try:
         yield Job(job_id, folder, logs, process, env)

@@ -35,7 +35,7 @@ def all_gone(processes: list[psutil.Process], within: float = 20.0) -> bool:
     return not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 
-STEPS = "steps since the checkpoint"
+LOST = "steps since the checkpoint"
 IN_ORDER = "scripts get SIGTERM and 5 s to end; the exit code is 128 + the signal's number"
 
 
@@ -44,7 +44,7 @@ IN_ORDER = "scripts get SIGTERM and 5 s to end; the exit code is 128 + the signa
     [
         pytest.param(
             number,
-            marks=fault("launcher", name, noticed="at once", decision=IN_ORDER, lost=STEPS),
+            marks=fault("launcher", name, noticed="at once", decision=IN_ORDER, lost=LOST),
         )
         for name, number in [("Ctrl-C", signal.SIGINT), ("SIGTERM", signal.SIGTERM), ("SIGHUP", signal.SIGHUP)]
     ],

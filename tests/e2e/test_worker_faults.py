@@ -208,3 +208,21 @@ def test_a_full_log_directory_does_not_end_the_job(tmp_path: Path) -> None:
         assert "No space left on device" in console
         assert f"[1] tlaunch: no space left in {logs}: what this rank prints is lost" in console
         assert "generation 3" not in console
+
+
+@fault(
+    "worker",
+    "hang in a collective",
+    noticed="by the others, after the timeout of the process group: torch gives NCCL 10 min and gloo 30",
+    decision="restart in place of all ranks; the one that hangs is killed",
+    lost=f"{LOST}; the timeout",
+)
+def test_a_rank_that_never_comes_to_a_collective_is_killed_when_the_others_give_up(tmp_path: Path) -> None:
+    with running(tmp_path, *PAIR, arguments=(str(tmp_path / "work"), "--timeout", "3")) as job:
+        before = job.seats(0, 2)
+        hung = job.trace(1)[-1]["pid"]
+        job.trouble(1, "hang")
+        assert job.seats(1, 2) == before
+        assert not psutil.pid_exists(hung)
+        assert "Timed out" in first_cause(job)
+        job.finish()

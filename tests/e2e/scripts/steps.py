@@ -1,6 +1,6 @@
 """An unmodified torchrun-style script: it sums ranks step by step, resumes, and misbehaves on request.
 
-Usage: steps.py FOLDER [--steps N] [--hide]
+Usage: steps.py FOLDER [--steps N] [--timeout SECONDS] [--hide]
 
 --hide: when a peer is lost, say so in words of its own, a while later, as scripts do that clean up
 
@@ -22,6 +22,7 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -33,6 +34,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--steps", type=int, default=1_000_000)
     parser.add_argument("--hide", action="store_true")
+    parser.add_argument("--timeout", type=float, default=1800.0)
     given = parser.parse_args()
     try:
         train(given)
@@ -45,7 +47,7 @@ def main() -> None:
 
 def train(given: argparse.Namespace) -> None:
     folder: Path = given.folder
-    dist.init_process_group("gloo")
+    dist.init_process_group("gloo", timeout=timedelta(seconds=given.timeout))
     rank, world = dist.get_rank(), dist.get_world_size()
     checkpoint = folder / "checkpoint"
     start = torch.zeros(1, dtype=torch.int64)
