@@ -16,7 +16,8 @@ class Timing:
 
     ``gap``: contact with the store is broken when two proofs of it are further apart; it is proven every second.
     ``policy``: how long a user's policy may think about what has happened, before the default one decides.
-    ``verdict``: before a crash ends the job, other ranks have this long to report theirs, which may have come first.
+    ``verdict``: before a crash ends the job or costs a slot, or when there are only victims so far, other ranks have
+    this long to report theirs, which may have come first.
     ``probe``: one direct question to an agent. ``retry``: pause before a failed request is tried again.
     ``yield_grace``: what a worker gets between SIGTERM and SIGKILL when its generation is over; its state is lost
     anyway, so this only lets it say goodbye. ``stop_grace``: the same when the job ends. ``reap``: until a killed

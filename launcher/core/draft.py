@@ -137,7 +137,7 @@ class Draft:
         if shrunk is None or left < self.cluster.spec.min_world:
             return left
         seats = tuple(Seat(rank, slot, before.generation) for rank, slot in sorted(shrunk.seats.items()))
-        self._change(replace(before, mesh=shrunk.mesh, seats=seats, faults=_renumbered(before, shrunk)))
+        self._change(replace(before, mesh=shrunk.mesh, seats=seats, faults=_renumbered(before, shrunk.seats)))
         for replica in shrunk.dropped:
             for rank in before.mesh.ranks_of(replica):
                 self.settled.pop(rank, None)
@@ -160,7 +160,7 @@ class Draft:
             self.reasons.append("the job does not grow: its groups would lie in more NVLink domains than they do now")
             return
         seats = tuple(Seat(rank, slot, before.generation) for rank, slot in grown.seats.items())
-        self._change(replace(before, mesh=grown.mesh, seats=seats))
+        self._change(replace(before, mesh=grown.mesh, seats=seats, faults=_renumbered(before, grown.seats)))
         self.decisions.append(f"grow {before.mesh} -> {grown.mesh}: {before.world_size} -> {grown.mesh.size} ranks")
         self.reasons += grown.reasons
 
@@ -208,8 +208,8 @@ class Draft:
         self.cluster = replace(self.cluster, plan=plan)
 
 
-def _renumbered(before: Plan, shrunk: Shrunk) -> tuple[Fault, ...]:
+def _renumbered(before: Plan, seats: Mapping[int, Slot]) -> tuple[Fault, ...]:
     """Return the faults under the new numbers of their ranks, without those of ranks that are gone."""
-    numbers = {slot: rank for rank, slot in shrunk.seats.items()}
+    numbers = {slot: rank for rank, slot in seats.items()}
     new = {seat.rank: numbers[seat.slot] for seat in before.seats if seat.slot in numbers}
     return tuple(replace(fault, rank=new[fault.rank]) for fault in before.faults if fault.rank in new)

@@ -234,10 +234,10 @@ def test_no_wall_clock_makes_a_victim_the_cause(
     with running(tmp_path, *options, arguments=(str(tmp_path / "work"), "--hide")) as job:
         seats = job.seats(0, 2)
         assert [hours_ahead(job.trace(rank)[-1]["time"]) for rank in (0, 1)] == [ahead // HOUR, 0]
-        said = (job.logs / "agents" / "node-00.log").read_text()[: len("2026-01-31 00:00:00")]
-        assert hours_ahead(time.mktime(time.strptime(said, "%Y-%m-%d %H:%M:%S"))) == ahead // HOUR
         job.trouble(cause, "segv")
         assert job.ended() == 128 + signal.SIGSEGV, job.told()
+        said = (job.logs / "agents" / "node-00.log").read_text()[: len("2026-01-31 00:00:00")]
+        assert hours_ahead(time.mktime(time.strptime(said, "%Y-%m-%d %H:%M:%S"))) == ahead // HOUR
         end = job.events()[-1]
         assert (end["first_failure"]["rank"], end["first_failure"]["slot"]) == (cause, seats[cause])
         assert f"rank {1 - cause} failed as a consequence of rank {cause}; that is not counted" in end["reasons"]

@@ -149,6 +149,19 @@ async def test_what_ranks_print_scrolls_above(monkeypatch: pytest.MonkeyPatch) -
     assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") == 1  # the cursor is back
 
 
+async def test_a_failure_is_told_above_with_the_last_words_of_its_rank() -> None:
+    console = terminal()
+    view = LiveView(JOB, console, lambda: "12:00:00")
+    view.snapshot(await look(START, RESTART))
+    view.plan(START, None)
+    view.plan(RESTART, START)
+    view.close(None)
+    said = [line.strip() for line in written(console).splitlines()]
+    assert "rank 1 had run for 12 s on host gb03; its last lines:" in said
+    assert "| step 7" in said
+    assert not any("rack-1 keeps 2 spares" in line for line in said), "that is the first plan's business"
+
+
 async def test_drawing_goes_on_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "PERIOD", 0.01)
     console = terminal()
