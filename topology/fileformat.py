@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import cast
@@ -15,10 +14,10 @@ from tlaunch.topology.description import (
     domain_of,
 )
 from tlaunch.topology.model import MAX_GPUS
+from tlaunch.topology.nodelist import expand_or
 from tlaunch.topology.yamltree import Value, is_name, shown
 
 _FORMS = ("nodes_per_rack", "racks", "nodes")
-_PATTERN = re.compile(r"(?P<head>[^\[\]]*)\[(?P<parts>[^\[\]]+)\](?P<tail>[^\[\]]*)")
 _NODES = "NAME, NAME-[00-17], or a list of these"
 
 
@@ -161,7 +160,7 @@ def _read_nodes(nodes: Value, defaults: _Defaults, found: _Nodes) -> None:
         rack = keys["rack"].name("the name of a rack") if "rack" in keys else None
         domain = keys["domain"].name("the name of an NVLink domain") if "domain" in keys else None
         own = defaults.override(keys, rack)
-        for name in _expand(pattern, node):
+        for name in expand_or(pattern, node.fail):
             found.add(own.node(name, domain), node)
 
 
@@ -171,31 +170,5 @@ def _add(nodes: Value, defaults: _Defaults, found: _Nodes, domain: str | None = 
     if patterns == [] or nodes.kind == "nothing":
         nodes.fail(f"no nodes; expected {_NODES}")
     for pattern in [nodes] if patterns is None else patterns:
-        for name in _expand(pattern.text(_NODES), pattern):
+        for name in expand_or(pattern.text(_NODES), pattern.fail):
             found.add(defaults.node(name, domain), pattern)
-
-
-def _expand(pattern: str, at: Value) -> list[str]:
-    """Return the names that ``node-[00-03,08]`` stands for; the width of the first number is kept."""
-    match = _PATTERN.fullmatch(pattern)
-    names = [pattern]
-    if match:
-        names = [f"{match['head']}{number}{match['tail']}" for number in _numbers(match["parts"], pattern, at)]
-    if not is_name(names[0]):
-        at.fail(f"{shown(pattern)} does not name nodes; expected NAME or NAME-[00-17]")
-    return names
-
-
-def _numbers(parts: str, pattern: str, at: Value) -> list[str]:
-    numbers: list[str] = []
-    for part in parts.split(","):
-        span = re.fullmatch(r"\s*([0-9]{1,9})(?:-([0-9]{1,9}))?\s*", part)
-        if span is None:
-            at.fail(f"{shown(pattern)} does not name nodes; expected NAME-[FIRST-LAST], such as node-[00-17]")
-        first, last = int(span[1]), int(span[2] or span[1])
-        if last < first:
-            at.fail(f"{shown(pattern)} counts down; expected NAME-[FIRST-LAST], such as node-[00-17]")
-        if len(numbers) + last - first >= MAX_NODES:
-            at.fail(f"{shown(pattern)} names more than {MAX_NODES} nodes; expected fewer")
-        numbers += [str(number).zfill(len(span[1])) for number in range(first, last + 1)]
-    return numbers

@@ -20,7 +20,7 @@ Racks with the names that nodes really have; ``gpus`` and ``domain_per`` may als
             - gb-[110-117]
             - gb-200
 
-Nodes one by one, each with its coordinates::
+Patterns are those of Slurm: ``gb[01-18,20],x7`` and ``r[1-2]n[01-18]`` too. Nodes one by one, each with coordinates::
 
     nodes:
       alpha: {gpus: 8, domain: nvl-1, rack: r1, pod: p1}

@@ -77,5 +77,5 @@ def test_bad_input_is_one_line(driver: Driver) -> None:
     done = driver.run("-m", "tlaunch", "topology", "discover", PATH="/nowhere", SLURM_JOB_NODELIST="gb[")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "tlaunch: SLURM_JOB_NODELIST: 'gb[': a bracket is not closed; expected a list such as gb[01-18,20],x7\n"
+        "tlaunch: SLURM_JOB_NODELIST: 'gb[' has a bracket that is not closed; expected a list such as gb[01-18,20],x7\n"
     )

@@ -11,7 +11,7 @@ from tlaunch.topology.files import load
 from tlaunch.topology.model import TopologyError
 
 NODES = "NAME, NAME-[00-17], or a list of these"
-SPAN = "NAME-[FIRST-LAST], such as node-[00-17]"
+LIST = "expected a list such as gb[01-18,20],x7"
 SLIP = "a pattern such as 'node-[00-17]' inside a list needs quotes"
 TOP = "gpus, domain_per, racks_per_pod, nodes_per_rack, racks, nodes"
 ONCE = "expected every domain in one rack"
@@ -109,7 +109,7 @@ def test_wrong_keys(tmp_path: Path, text: str, message: str) -> None:
         ("nodes:\n", f"f.yaml:1: nodes: no nodes; expected {NODES}"),
         ("nodes: []\n", f"f.yaml:1: nodes: no nodes; expected {NODES}"),
         ("nodes: {}\n", f"f.yaml:1: nodes: no nodes; expected {NODES}"),
-        ("nodes: ''\n", "f.yaml:1: nodes: '' does not name nodes; expected NAME or NAME-[00-17]"),
+        ("nodes: ''\n", f"f.yaml:1: nodes: '' does not name a node; {LIST}"),
         ("nodes:\n  - a\n  - [b]\n", f"f.yaml:3: nodes[1]: expected {NODES}, got a list"),
         ("nodes:\n  - a\n  -\n", f"f.yaml:3: nodes[1]: expected {NODES}, got nothing"),
         ("nodes: {a: 4}\n", "f.yaml:1: nodes.a: expected a mapping, got '4'"),
@@ -199,15 +199,15 @@ def test_bad_counts(tmp_path: Path, written: str, found: str) -> None:
         ),
         ("nodes: a\ndomain_per: racks\n", "f.yaml:2: domain_per: 'racks' is unknown; did you mean 'rack'?"),
         ("nodes: a\ndomain_per: [x]\n", "f.yaml:2: domain_per: expected one of rack, node, got a list"),
-        ("nodes: a/b\n", "f.yaml:1: nodes: 'a/b' does not name nodes; expected NAME or NAME-[00-17]"),
-        ("nodes: n-[0-1\n", "f.yaml:1: nodes: 'n-[0-1' does not name nodes; expected NAME or NAME-[00-17]"),
+        ("nodes: a/b\n", f"f.yaml:1: nodes: 'a/b' does not name a node; {LIST}"),
+        ("nodes: n-[0-1\n", f"f.yaml:1: nodes: 'n-[0-1' has a bracket that is not closed; {LIST}"),
         (
             "nodes: n-[a-b]\n",
-            f"f.yaml:1: nodes: 'n-[a-b]' does not name nodes; expected {SPAN}",
+            f"f.yaml:1: nodes: 'n-[a-b]': 'a-b' is no number or range; {LIST}",
         ),
         (
             "nodes: n-[3-1]\n",
-            f"f.yaml:1: nodes: 'n-[3-1]' counts down; expected {SPAN}",
+            f"f.yaml:1: nodes: 'n-[3-1]': 3-1 counts down; {LIST}",
         ),
         ("nodes: n[0-999999999]\n", "f.yaml:1: nodes: 'n[0-999999999]' names more than 100000 nodes; expected fewer"),
         ("racks: {'a b': n}\n", f"f.yaml:1: racks.a b: 'a b' cannot be a name; expected {NAME}"),
@@ -218,7 +218,7 @@ def test_bad_counts(tmp_path: Path, written: str, found: str) -> None:
         ('racks: {"a\\nb": n}\n', f"f.yaml:1: racks.'a\\nb': 'a\\nb' cannot be a name; expected {NAME}"),
         (
             "nodes: " + "x" * 200,
-            "f.yaml:1: nodes: '" + "x" * 60 + "...' does not name nodes; expected NAME or NAME-[00-17]",
+            "f.yaml:1: nodes: '" + "x" * 60 + f"...' does not name a node; {LIST}",
         ),
     ],
 )

@@ -3,7 +3,7 @@
 From the ground up; a module imports only from those above it in this list:
 
 - ``report``: what one source says; ``document``: files and JSON, read with limits
-- ``nodelist``: ``gb[01-18],x7`` to names; ``visible``: ``CUDA_VISIBLE_DEVICES``
+- ``visible``: ``CUDA_VISIBLE_DEVICES``
 - ``library``, ``fabric``, ``gpus``, ``health``, ``nvml``: the driver
 - ``slurm``, ``scontrol``, ``labels``, ``cloud``, ``described``: the other sources
 - ``merge``: one answer out of all of them, and where they contradict each other

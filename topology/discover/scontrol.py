@@ -10,9 +10,9 @@ import subprocess
 from collections.abc import Mapping
 
 from tlaunch.topology.discover.document import MAX_BYTES
-from tlaunch.topology.discover.nodelist import expand
 from tlaunch.topology.discover.report import Coordinates, Report, checked_name, fail
 from tlaunch.topology.discover.slurm import joined
+from tlaunch.topology.nodelist import expand
 from tlaunch.topology.yamltree import shown
 
 COMMAND = ("scontrol", "show", "topology")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 
-from tlaunch.topology.discover.nodelist import expand
 from tlaunch.topology.discover.report import Coordinates, Report, checked_name, fail
 from tlaunch.topology.model import MAX_GPUS
+from tlaunch.topology.nodelist import expand
 from tlaunch.topology.yamltree import shown
 
 ADDRESS = "SLURM_TOPOLOGY_ADDR"

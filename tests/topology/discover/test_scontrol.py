@@ -73,7 +73,7 @@ def test_unknown_records_are_left_out_and_named() -> None:
         ("BlockName=a Nodes=x\nBlockName=b Nodes=x", "line 2: x: block: is a and b; expected every node in one block"),
         ("SwitchName=s Nodes=a", "line 1: Level: expected a number, got ''"),
         ("SwitchName=a/b Level=0 Nodes=a", "line 1: SwitchName: 'a/b' cannot be a name; expected letters"),
-        ("SwitchName=s Level=0 Nodes=a[", "line 1: 'a[': a bracket is not closed; expected a list such as"),
+        ("SwitchName=s Level=0 Nodes=a[", "line 1: 'a[' has a bracket that is not closed; expected a list such as"),
         ("hello", "line 1: 'hello': expected SwitchName=... or BlockName=..."),
     ],
 )
