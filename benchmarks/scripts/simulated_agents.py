@@ -73,6 +73,10 @@ class SimulatedSlots:
     def report(self) -> Report:
         return Report(self._generation, dict(self._exits), dict(self._bad))
 
+    @property
+    def busy(self) -> bool:
+        return bool(self._running)
+
     async def yield_stale(self, head: Generation, assignment: Assignment) -> None:
         self.known.setdefault(head.number, time.monotonic())
         if head.number != self._generation:

@@ -16,6 +16,7 @@ from tlaunch.launcher.control.insist import OwnKey, insist
 from tlaunch.launcher.control.layout import Keys
 from tlaunch.launcher.control.meeting import find_meeting
 from tlaunch.launcher.control.membership import JobGone, Membership
+from tlaunch.launcher.control.outage import until_hopeless
 from tlaunch.launcher.control.records import Ack, Registration, Rendezvous, Report
 from tlaunch.launcher.control.spawn import SpawnError
 from tlaunch.launcher.control.tasks import changed, interrupt, until_first
@@ -35,6 +36,11 @@ class NodeSlots(Target, Protocol):
 
     @property
     def report(self) -> Report: ...
+    @property
+    def busy(self) -> bool:
+        """Whether any rank runs here."""
+        ...
+
     async def yield_stale(self, head: Generation, assignment: Assignment) -> None: ...
     def to_start(self, assignment: Assignment) -> tuple[AssignedSeat, ...]: ...
     async def start(self, head: Generation, assignment: Assignment, place: Rendezvous) -> None: ...
@@ -108,6 +114,7 @@ class Participant:
                 ),
                 obey(self._store, self._keys, self._name, self._slots, head=head, retry=self._timing.retry),
                 self._keep_reporting(),
+                until_hopeless(head, lambda: self._slots.busy, self._timing.outage),
                 *beside,
             )
 

@@ -88,6 +88,11 @@ class Slots:
         """What the controller has to know of this node."""
         return Report(self._generation, dict(self._exits), dict(self._bad))
 
+    @property
+    def busy(self) -> bool:
+        """Whether any rank runs here."""
+        return bool(self._running)
+
     async def yield_stale(self, head: Generation, assignment: Assignment) -> None:
         """End every process that the assignment does not ask for, and forget how ranks of older generations ended."""
         if head.number != self._generation:

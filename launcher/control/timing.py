@@ -22,7 +22,8 @@ class Timing:
     ``yield_grace``: what a worker gets between SIGTERM and SIGKILL when its generation is over; its state is lost
     anyway, so this only lets it say goodbye. ``stop_grace``: the same when the job ends. ``reap``: until a killed
     process is gone. ``stopped``: how long a rank may be stopped by a signal before it counts as failed. ``warm``:
-    until a zygote has imported torch and has made a standby.
+    until a zygote has imported torch and has made a standby. ``outage``: how long a node without ranks that run waits
+    for the store to come back.
     """
 
     lease: float = 4.0
@@ -37,6 +38,7 @@ class Timing:
     reap: float = 10.0
     stopped: float = 5.0
     warm: float = 120.0
+    outage: float = 600.0
 
     def __post_init__(self) -> None:
         if not self.retry < self.probe < self.request < self.lease:
@@ -44,6 +46,8 @@ class Timing:
                 "timing: expected retry < probe < request < lease, "
                 f"got {self.retry} {self.probe} {self.request} {self.lease}"
             )
+        if not self.lease < self.outage:
+            raise InputError(f"timing: expected an outage longer than the lease, got {self.outage} and {self.lease} s")
         if self.lease < 2:
             raise InputError(f"timing: a lease of {self.lease} s is shorter than the 2 s that etcd grants at least")
         # A lease is renewed every third of its time, so that a stall of two thirds may end it at the server. Contact

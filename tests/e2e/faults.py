@@ -50,6 +50,7 @@ REQUIRED: dict[str, tuple[str, ...]] = {
         "leader moved",
         "all down for 30 s",
         "all down for longer than the lease",
+        "gone for good",
         "data lost for good",
         "quota full",
         "slow by 500 ms",

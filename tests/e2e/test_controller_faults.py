@@ -5,15 +5,24 @@ from __future__ import annotations
 import json
 import os
 import signal
+from base64 import b64decode
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from tests.e2e.faults import fault
 from tests.e2e.job import Job, node_of, running
 from tests.store.members import Member, ctl
 from tests.support.proxy import Proxy
 from tlaunch.launcher.control.layout import Keys
+from tlaunch.launcher.core.assign import Assignment
+from tlaunch.launcher.core.codec import decode
 
 SMALL = ("--nodes", "3", "--gpus-per-node", "2", "--spares", "2")
+
+ROOMY = ("--nodes", "4", "--gpus-per-node", "2", "--spares", "4")
+"""Whichever node the controller dies with, there are spares on another one."""
 
 POLICY = '''
 import os, pathlib, signal
@@ -30,6 +39,14 @@ class Fatal(tlaunch.Policy):
         os.kill(os.getpid(), signal.SIGKILL)
 '''
 
+NARROW = """
+import sys
+if "tlaunch.launcher.control" in sys.orig_argv:
+    import tlaunch.launcher.control.commit as commit
+    commit.TXN_PUTS = 2
+"""
+"""Makes agents write assignments before the plan, as they do for a hundred nodes or more."""
+
 in_each_phase = fault(
     "controller",
     "killed in each phase of a plan",
@@ -43,7 +60,7 @@ def fail(job: Job, rank: int) -> None:
     os.kill(job.last(rank)["pid"], signal.SIGKILL)
 
 
-def stored(member: Member, key: str) -> list[dict[str, int]]:
+def stored(member: Member, key: str) -> list[dict[str, Any]]:
     """Return what etcd says of a key itself."""
     found = json.loads(ctl([member], "get", key, "-w", "json"))
     return list(found.get("kvs", []))
@@ -106,6 +123,26 @@ def test_before_the_decision(tmp_path: Path) -> None:
     with running(tmp_path, *SMALL, "--policy", "fatal:Fatal") as job:
         before, leader = job.seats(0, 4), job.controller()
         fail(job, 1)
+        recovers(job, before, leader)
+
+
+@in_each_phase
+def test_between_the_assignments_and_the_plan(
+    tmp_path: Path, member: Member, relay: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(NARROW)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with running(tmp_path, *ROOMY, "--etcd", relay.host) as job:
+        before, leader = job.seats(0, 4), job.controller()
+        keys, bad = Keys(job.job_id), node_of(before[1])
+        sent = relay.catch(b"plans/00000002")
+        assert job.command("kill", "--gpu", before.pop(1), "--job-id", job.job_id).returncode == 0
+        pid = sent.pid()
+        (assigned,) = stored(member, keys.assign(bad))
+        assert decode(Assignment, b64decode(assigned["value"]), "").generation == 2
+        assert stored(member, keys.plan(2)) == []
+        os.kill(pid, signal.SIGKILL)
+        sent.drop()
         recovers(job, before, leader)
 
 

@@ -125,6 +125,39 @@ def test_ctrl_c_during_an_outage_ends_the_job_all_the_same(tmp_path: Path, etcd:
         etcd.heal()
 
 
+IMPATIENT = """
+import functools
+import tlaunch.launcher.control.timing as timing
+timing.Timing = functools.partial(timing.Timing, outage=5.0)
+"""
+"""Nobody wants to wait here for as long as agents do by default."""
+
+
+@fault(
+    "etcd",
+    "gone for good",
+    noticed="after 2.5 s without contact",
+    decision="ranks train on; when a node has none left it waits, for 10 minutes of the outage in all, and then ends "
+    "with exit code 1 and this reason",
+    lost="the job, at the first failure; its script's checkpoints remain",
+)
+def test_an_etcd_that_is_gone_for_good_ends_the_job_when_nothing_runs_any_more(
+    tmp_path: Path, member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(IMPATIENT)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with running(tmp_path, *SMALL, "--etcd", member.host) as job:
+        job.seats(0, 3)
+        processes = psutil.Process(job.process.pid).children(recursive=True)
+        member.kill()
+        job.goes_on(2 * LEASE, 3)
+        os.kill(job.last(1)["pid"], signal.SIGKILL)
+        assert job.ended() == 1, job.told()
+        console = (tmp_path / "console").read_text()
+        assert console.count("etcd has been out of reach for 5 s, and no rank runs here any more") == 1
+        assert psutil.wait_procs(processes, timeout=20)[1] == []
+
+
 @fault(
     "etcd",
     "data lost for good",

@@ -1,4 +1,4 @@
-"""Members that answer late, but do answer: nothing is lost by that, and nothing takes them for dead."""
+"""Members that answer late, or that have much to tell: nothing is lost by that, and nothing takes them for dead."""
 
 from __future__ import annotations
 
@@ -47,3 +47,14 @@ async def test_slow_members_keep_leases_watches_and_promises(slow: EtcdStore) ->
             assert mirror.in_contact_since == since, "contact was never broken"
             assert lease.valid
     await lease.revoke()
+
+
+async def test_a_watch_that_always_has_something_to_tell_is_in_contact(members: Members) -> None:
+    store = await connect(members.endpoints)
+    async with Mirror(store, "/busy/", gap=2.0) as mirror:
+        since, until = mirror.in_contact_since, time.monotonic() + 4.0
+        while time.monotonic() < until:
+            await store.put("/busy/k", b"")
+            await mirror.changed(0.3)
+            assert mirror.in_contact_since == since
+    await store.close()
