@@ -13,7 +13,7 @@ from tlaunch.errors import InputError, TlaunchError
 from tlaunch.launcher.control.agent import Agent
 from tlaunch.launcher.control.config import AgentConfig
 from tlaunch.launcher.control.layout import Keys
-from tlaunch.launcher.control.output import Output, claim_standard_output, open_stream
+from tlaunch.launcher.control.output import Alarm, Output, claim_standard_output, open_stream
 from tlaunch.launcher.control.policies import load_policy
 from tlaunch.launcher.core.codec import decode
 from tlaunch.launcher.core.spec import JobSpec
@@ -66,6 +66,8 @@ async def _run(config: AgentConfig, stdout: int) -> int:
                 f"job {config.job} does not exist in the store: expected its launcher to have written {keys.spec}"
             )
         output = Output(await open_stream(stdout))
+        alarm = Alarm(output)
+        logging.getLogger("tlaunch").addHandler(alarm)
         agent = Agent(config, store, decode(JobSpec, kv.value, keys.spec), load_policy(config.policy), output)
         taking_part = asyncio.create_task(agent.take_part())
         # Once the end has begun, SIGTERM changes nothing any more.
@@ -76,6 +78,7 @@ async def _run(config: AgentConfig, stdout: int) -> int:
             return 128 + signal.SIGTERM
         finally:
             await agent.end()
+            logging.getLogger("tlaunch").removeHandler(alarm)
     finally:
         await store.close()
     return 0

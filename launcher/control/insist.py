@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from tlaunch.launcher.store.protocol import BadRequest, Compare, Get, Put, Store, StoreError, StoreRefused
+from tlaunch.launcher.store.protocol import BadRequest, Compare, Get, Put, Store, StoreError, StoreFull, StoreRefused
 
 T = TypeVar("T")
 
@@ -27,7 +27,7 @@ async def insist(request: Callable[[], Awaitable[T]], retry: float) -> T:
             raise
         except StoreError as error:
             if str(error) != told:  # an outage lasts, and there are many tries in a minute
-                log.warning("%s", error)
+                log.log(logging.ERROR if isinstance(error, StoreFull) else logging.WARNING, "%s", error)
             told = str(error)
             await asyncio.sleep(retry)
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -82,6 +84,10 @@ class Output:
         """Show a line of our own among those of a rank."""
         self._write(rank, "err", f"tlaunch: {text}")
 
+    def notice(self, text: str) -> None:
+        """Show a line that concerns the whole node."""
+        self._send({"notice": text})
+
     def finish(self, rank: int) -> None:
         """The rank's process has ended: what stands in its files is all."""
         for file in self._files:
@@ -127,7 +133,21 @@ class Output:
         return busy
 
     def _write(self, rank: int, stream: Stream, text: str) -> None:
-        self.writer.write(json.dumps({"rank": rank, "stream": stream, "text": text}).encode() + b"\n")
+        self._send({"rank": rank, "stream": stream, "text": text})
+
+    def _send(self, record: Mapping[str, object]) -> None:
+        self.writer.write(json.dumps(record).encode() + b"\n")
+
+
+class Alarm(logging.Handler):
+    """Shows on the user's screen what the agent logs as an error: its log is a file on the node."""
+
+    def __init__(self, output: Output) -> None:
+        super().__init__(logging.ERROR)
+        self._output = output
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._output.notice(record.getMessage())
 
 
 def claim_standard_output() -> int:

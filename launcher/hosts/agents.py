@@ -112,6 +112,9 @@ class AgentProcess:
     def _show(self, line: bytes) -> None:
         try:
             record = json.loads(line)
+            if "notice" in record:
+                self.view.notice(f"{self.name}: {record['notice']}")
+                return
             rank, stream, text = record["rank"], record["stream"], record["text"]
         except (ValueError, TypeError, KeyError, RecursionError):  # not ours: something in the agent has printed it
             self.view.notice(f"the agent of {self.name} said: {line.decode(errors='replace').rstrip()}")

@@ -24,6 +24,13 @@ async def relayed(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     return told
 
 
+async def test_what_an_agent_has_to_say_itself_is_shown_with_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = await relayed("""echo '{"notice": "etcd is full"}'; exit 5""", tmp_path, monkeypatch)
+    assert told.notices == ["node-0: etcd is full"]
+
+
 @pytest.mark.parametrize("noise", ["loaded my policy", "3", "[]", '{"rank": 1}', "[" * 100_000])
 async def test_what_a_policy_prints_does_not_cut_the_ranks_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noise: str
