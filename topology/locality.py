@@ -24,7 +24,7 @@ COST: Mapping[Level, int] = {"domain": 1, "rack": 1, "pod": 2}
 beyond a pod."""
 
 FADING = 4
-"""How many times less an edge of a dimension counts than one of the next dimension of the mesh."""
+"""How many times less a dimension counts than the one that is seated before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ def locality(machine: Machine, mesh: Mesh, seats: Mapping[int, Slot] | Sequence[
         )
         for (name, size), stride in zip(mesh.dims, mesh.strides, strict=True)
     )
-    return Locality(_score(dims), dims)
+    return Locality(_score([dims[index] for index in Layout.of(mesh).order]), dims)
 
 
 def ring_edges(size: int) -> int:
@@ -119,9 +119,10 @@ def _pairs(homes: Sequence[int], size: int, stride: int) -> int:
 
 
 def _score(dims: Sequence[Traffic]) -> float:
+    """Weigh the dimensions in the order of seating."""
     cost = worst = 0.0
     weight = 1.0
-    for dim in reversed(dims):
+    for dim in dims:
         for edges in (dim.ring, dim.pairs):
             if edges.total:
                 cost += weight * sum(COST[level] * edges.leaving[level] for level in WIDE) / edges.total

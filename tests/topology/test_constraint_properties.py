@@ -15,6 +15,7 @@ from tlaunch.topology.placement import place
 from tlaunch.topology.spares import SpareRequest
 
 Case = tuple[Machine, Mesh, frozenset[Slot]]
+OR_NONE: list[Level | None] = [None, *LEVELS]
 
 
 @st.composite
@@ -25,7 +26,9 @@ def cases(draw: st.DrawFn) -> Case:
     usable = frozenset(machine.slots) - bad
     assume(usable)
     mesh = draw(meshes(len(usable)))
-    within = [(name, level) for name, _ in mesh.dims if (level := draw(st.sampled_from([None, *LEVELS])))]
+    within: list[tuple[str, Level]] = [
+        (name, level) for name, _ in mesh.dims if (level := draw(st.sampled_from(OR_NONE)))
+    ]
     return machine, Mesh(mesh.dims, tuple(within)), usable
 
 
@@ -43,13 +46,17 @@ def asked(mesh: Mesh) -> list[tuple[list[int], Level]]:
     """Every group that has to stay within a level, the innermost ones by themselves within a domain."""
     levels: dict[str, Level] = dict(mesh.within)
     levels.setdefault(mesh.dims[-1][0], "domain")
-    dims = [(dim, levels[name]) for dim, (name, _) in enumerate(mesh.dims) if name in levels]
-    return [(group, level) for dim, level in dims for group in groups(mesh, dim)]
+    dims: list[tuple[int, Level]] = [(dim, levels[name]) for dim, (name, _) in enumerate(mesh.dims) if name in levels]
+    found: list[tuple[list[int], Level]] = [(group, level) for dim, level in dims for group in groups(mesh, dim)]
+    return found
 
 
 def possible(machine: Machine, mesh: Mesh, usable: frozenset[Slot], keep: tuple[Level, int] | None = None) -> bool:
     """Tell whether there is any way to seat all ranks as asked: rank by rank, over the free slots of each node."""
-    together = [[(group[0], level) for group, level in asked(mesh) if rank in group] for rank in range(mesh.size)]
+    groups_asked = asked(mesh)
+    together: list[list[tuple[int, Level]]] = [
+        [(group[0], level) for group, level in groups_asked if rank in group] for rank in range(mesh.size)
+    ]
     nodes = list(machine)
     free = [sum(slot.node == node.name for slot in usable) for node in nodes]
     regions = machine.regions[keep[0]] if keep else range(len(nodes))
@@ -75,7 +82,7 @@ def possible(machine: Machine, mesh: Mesh, usable: frozenset[Slot], keep: tuple[
             open_ = {
                 key: region
                 for key, region in {**known, **here}.items()
-                if any(rank < other for group, level in asked(mesh) if (group[0], level) == key for other in group)
+                if any(rank < other for group, level in groups_asked if (group[0], level) == key for other in group)
             }
             if seat(rank + 1, fewer, tuple(sorted((first, level, at) for (first, level), at in open_.items()))):
                 return True
@@ -99,12 +106,12 @@ def test_every_group_stays_within_its_level_if_there_is_a_way(case: Case) -> Non
 def test_what_is_not_within_its_level_is_said(case: Case) -> None:
     machine, mesh, usable = case
     placement = place(machine, mesh, 0, usable=usable)
+    names = [name for name, _ in mesh.dims]
     wrong = {
         name
-        for dim, (name, _) in enumerate(mesh.dims)
-        for level in [dict(mesh.within).get(name)]
-        if level
-        and any(len({home(machine, placement.seats[rank], level) for rank in g}) > 1 for g in groups(mesh, dim))
+        for name, level in mesh.within
+        for group in groups(mesh, names.index(name))
+        if len({home(machine, placement.seats[rank], level) for rank in group}) > 1
     }
     inner = mesh.dims[-1][0]
     said = {sentence.partition(" groups of ")[2].partition("=")[0] for sentence in placement.unmet} | {
@@ -146,7 +153,9 @@ def test_whole_nodes_are_kept_whole(machine: Machine, count: int, data: st.DataO
 @given(st.one_of(trees(max_slots=30), tangles()), st.data())
 def test_every_request_is_met_with_one_role_for_each_slot(machine: Machine, data: st.DataObject) -> None:
     mesh = data.draw(meshes(len(machine.slots)))
-    within = [(name, level) for name, _ in mesh.dims if (level := data.draw(st.sampled_from([None, *LEVELS])))]
+    within: list[tuple[str, Level]] = [
+        (name, level) for name, _ in mesh.dims if (level := data.draw(st.sampled_from(OR_NONE)))
+    ]
     request = SpareRequest(
         data.draw(st.integers(0, 4)),
         data.draw(st.sampled_from(["slot", "node"])),
