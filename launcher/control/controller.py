@@ -173,7 +173,11 @@ class Controller:
         self._said = said
 
     async def _ask_around(self, view: View, cluster: Cluster) -> frozenset[str]:
-        """Probe the agents that run ranks. Strikes off those that are certainly gone, and returns the silent ones."""
+        """Probe the agents that run ranks. Strikes off those that are certainly gone, and returns the silent ones.
+
+        Silent is also one that is not registered while contact is too young to tell whether it is lost: when a node has
+        only just joined and leads, it has not seen the lease of a lost one run out.
+        """
         seated = frozenset(cluster.plan.nodes if cluster.plan else ()) & cluster.alive
         asked = {name: record for name, record in view.below(Registration, self.ledger.keys.agents) if name in seated}
         answers = await probe_all(asked.values(), self.timing.probe)
@@ -182,7 +186,8 @@ class Controller:
             if answer.verdict is Verdict.GONE:
                 log.warning("node %s does not answer: its agent is gone", name)
                 await self._strike_off(view, name)
-        return frozenset(name for name, answer in answers.items() if answer.verdict is Verdict.SILENT)
+        unheard = seated - asked.keys()
+        return unheard | {name for name, answer in answers.items() if answer.verdict is Verdict.SILENT}
 
     async def _strike_off(self, view: View, node: str) -> None:
         """Delete a registration, so that every later controller knows too.

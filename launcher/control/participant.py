@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, NoReturn, Protocol
 
 from tlaunch.errors import TlaunchError
+from tlaunch.launcher.control.challenge import challenge
 from tlaunch.launcher.control.commands import Target, obey
 from tlaunch.launcher.control.commit import Ledger
 from tlaunch.launcher.control.controller import Controller
@@ -88,6 +89,7 @@ class Participant:
         self._patience = spec.ack_timeout + timing.lease
         keys = self._keys = Keys(spec.job_id)
         self._report_due = asyncio.Event()
+        self._failed = asyncio.Event()
         self._report = OwnKey(store, keys.report(self._name), timing.retry)
         self._ack = OwnKey(store, keys.ack(self._name), timing.retry)
         self._membership = Membership(store, keys, registration, timing)
@@ -96,6 +98,12 @@ class Participant:
     def report_due(self) -> None:
         """Have the slots' report written anew."""
         self._report_due.set()
+        if self._unanswered():
+            self._failed.set()
+
+    def _unanswered(self) -> bool:
+        """Whether ranks of ours have failed in the present generation."""
+        return any(ended.code != 0 for ended in self._slots.report.exits.values())
 
     async def take_part(self, *beside: Coroutine[Any, Any, None]) -> None:
         """Take part until the job has a result, and let other things of the node run beside it."""
@@ -111,6 +119,14 @@ class Participant:
                     *(self._store, self._keys, membership, self._timing, self._lead),
                     head=head,
                     nodes=self._spec.nodes,
+                ),
+                challenge(
+                    *(self._store, self._keys, self._timing),
+                    node=self._name,
+                    head=head,
+                    nodes=self._spec.nodes,
+                    failed=self._failed,
+                    unanswered=self._unanswered,
                 ),
                 obey(self._store, self._keys, self._name, self._slots, head=head, retry=self._timing.retry),
                 self._keep_reporting(),

@@ -18,7 +18,8 @@ class Timing:
     ``policy``: how long a user's policy may think about what has happened, before the default one decides.
     ``verdict``: before a crash ends the job or costs a slot, or when there are only victims so far, other ranks have
     this long to report theirs, which may have come first.
-    ``probe``: one direct question to an agent. ``retry``: pause before a failed request is tried again.
+    ``probe``: one direct question to an agent. ``answer``: until a plan has dealt with a failed rank;
+    then its agent asks whether the controller is there. ``retry``: pause before a failed request is tried again.
     ``yield_grace``: what a worker gets between SIGTERM and SIGKILL when its generation is over; its state is lost
     anyway, so this only lets it say goodbye. ``stop_grace``: the same when the job ends. ``reap``: until a killed
     process is gone. ``stopped``: how long a rank may be stopped by a signal before it counts as failed. ``warm``:
@@ -30,6 +31,7 @@ class Timing:
     gap: float = 2.5
     request: float = 2.0
     probe: float = 1.0
+    answer: float = 0.3
     retry: float = 0.2
     policy: float = 2.0
     verdict: float = 0.5

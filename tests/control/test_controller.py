@@ -223,6 +223,20 @@ async def test_while_an_agent_is_silent_nothing_is_decided_until_its_lease_must_
             assert isinstance((await on.plan(2)).events[0], NodeLost)
 
 
+async def test_a_crash_is_blamed_on_nobody_while_a_missing_node_may_be_the_cause() -> None:
+    async with stage() as (on, _):
+        await on.plan(1)
+        on.settled_since = None  # as with an agent that has only just joined
+        await on.store.delete(KEYS.agent("node-1"))
+        await on.store.put(KEYS.report("node-0"), encode(Report(1, {0: Exit(code=1, time=1.0)})))
+        await asyncio.sleep(4 * TIMING.probe)
+        assert await on.generations() == 1
+        on.settled_since = time.monotonic() - TIMING.lease
+        plan = await on.plan(2)
+        assert isinstance(plan.events[0], NodeLost)
+        assert plan.restarts == 0
+
+
 async def test_an_unregistered_node_is_not_lost_before_contact_has_been_unbroken_for_a_lease() -> None:
     async with stage() as (on, _):
         await on.plan(1)

@@ -97,7 +97,7 @@ def runs_without(job: Job, before: dict[int, str], lost: str) -> None:
 @fault(
     "controller",
     "killed",
-    noticed="when its lease ends (4 s), or at once by a probe if ranks on its node are lost",
+    noticed="0.3 s after ranks elsewhere have failed, by a probe that is refused; else when its lease ends (4 s)",
     decision="another agent is elected and goes on; ranks of its node move to spares",
     lost="nothing more than with any other agent",
 )
