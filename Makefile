@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint format types rooms docs wheel check clean clean-venv
+.PHONY: help setup demo soak test lint format types rooms docs wheel check clean clean-venv
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -49,6 +49,9 @@ demo: $(READY)  ## Train a small GPT on 64 ranks while a rank, a GPU and a node 
 
 test: $(READY)  ## Run every test; ARGS="-m 'not slow'" leaves out the long ones
 	$(PY) -m pytest $(ARGS)
+
+soak: $(READY)  ## Kill at random 200 times in one job and see that nothing piles up; half an hour at most
+	$(PY) -m tests.e2e.soak $(ARGS)
 
 lint: $(READY)  ## Check style and layout with ruff
 	$(BIN)/ruff check
