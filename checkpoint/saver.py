@@ -177,7 +177,7 @@ class Saver:
 
 def main() -> None:
     """Run the saver on a listening socket, given by its descriptor and its path."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stderr)
     # Ctrl-C and the end of a terminal are for the trainers, which let go of their sockets then.
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

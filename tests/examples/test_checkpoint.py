@@ -1,0 +1,31 @@
+"""The checkpoint example, as its first lines tell it: under torchrun, saved by three ranks, restored by two."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "examples" / "checkpoint" / "standalone.py"
+
+
+def under_torchrun(ranks: int, *arguments: str) -> str:
+    """Run the example and return what it prints."""
+    torchrun = Path(sys.executable).with_name("torchrun")
+    command = [str(torchrun), "--standalone", f"--nproc-per-node={ranks}", str(SCRIPT), *arguments]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_saved_on_three_ranks_and_restored_on_two(tmp_path: Path) -> None:
+    folder = str(tmp_path / "run")
+    assert "3 ranks go on after step 0\nstep 10: loss" in under_torchrun(3, folder, "--steps", "10")
+    assert "2 ranks go on after step 10\nstep 20: loss" in under_torchrun(2, folder, "--steps", "20")
+    assert "1 ranks go on after step 20\nnothing to do" in under_torchrun(1, folder, "--steps", "20")
