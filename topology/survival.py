@@ -57,8 +57,10 @@ def survives(machine: Machine, seats: Mapping[int, Slot], spares: Iterable[Slot]
     tightest = min(regions, key=lambda number: regions[number].spares)
     few = regions[tightest].spares
     any_of: dict[Unit, int] = {"GPU": few}
-    nodes: list[Level] = ["node"] if len(machine.nodes) < len(machine.slots) else []
-    for level in [*nodes, *divisions(machine)]:
+    levels: list[Level] = divisions(machine)
+    if len(machine.nodes) < len(machine.slots):
+        levels.insert(0, "node")
+    for level in levels:
         any_of[level] = min(_most(region, level, within) for region in regions.values())
     name = None if within == "any" else names[tightest]
     return Survival(any_of, name, few, tuple(_sentence(unit, number, within, name) for unit, number in any_of.items()))

@@ -60,6 +60,7 @@ REQUIRED: dict[str, tuple[str, ...]] = {
         "two failures at once",
         "a failure in each phase of a recovery",
         "more failures than spares",
+        "a lost node comes back after a shrink",
         "a flapping slot",
         "a bad slot that kills whoever lands on it",
         "the same exception at the same place on every try",
