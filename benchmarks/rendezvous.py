@@ -8,8 +8,14 @@ simulated_agents.py``). They share as many processes as there are cores, and tho
 
 ``start``: from the order to start, before anybody has connected, until every agent has applied the first plan.
 ``swap``: one slot is reported bad; until the last agent knows of the next plan, and has applied it. ``controller``: the
-leading agent is gone without a word; until another has been elected, has committed a plan without the lost node, and
-every agent has applied that. Store operations are etcd's own counts.
+leading agent is gone without a word, and its lease has to run out; until another has been elected, has committed a plan
+without the lost node, and every agent has applied that. Store operations are etcd's own counts.
+
+Leases are 4 s, as in real jobs, up to 512 agents, and longer beyond that: to stay alive each agent talks to etcd all
+the time, and here all of them share the cores of one machine. ``--lease`` sets them.
+
+The peer is torchrun's dynamic rendezvous on its C10d store, with a thread for each node, in one process of the
+installed torch: from the order to join until every node has its rank.
 """
 
 from __future__ import annotations
@@ -42,10 +48,11 @@ from tlaunch.launcher.store.mirror import Mirror
 from tlaunch.launcher.store.protocol import Store
 from tlaunch.topology.mesh import Mesh
 
-SCRIPT = Path(__file__).parent / "scripts" / "simulated_agents.py"
+SCRIPTS = Path(__file__).parent / "scripts"
 SLOTS = 4
 RACK = 18
-DEADLINE = 120.0
+DEADLINE = 60.0
+PHASES = ("start", "swap", "controller")
 
 COUNTERS = {
     "writes": "etcd_mvcc_put_total",
@@ -62,8 +69,17 @@ class Round:
     """One run with so many agents. Times in seconds, sizes in bytes."""
 
     agents: int
+    lease: float
     times: dict[str, float] = field(default_factory=dict)
     counts: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """One rendezvous of torchrun; ``seconds`` is ``None`` when it did not come about in time."""
+
+    nodes: int
+    seconds: float | None
 
 
 class Metrics:
@@ -101,7 +117,7 @@ class Herd:
             profile = ["--profile", f"{self._profile}.{first}"] if self._profile else []
             self._processes.append(
                 await asyncio.create_subprocess_exec(
-                    *(sys.executable, str(SCRIPT), *self._common, *own, *profile),
+                    *(sys.executable, str(SCRIPTS / "simulated_agents.py"), *self._common, *own, *profile),
                     stdin=asyncio.subprocess.PIPE,
                     stdout=asyncio.subprocess.PIPE,
                 )
@@ -114,6 +130,12 @@ class Herd:
             self._tell(process, {"do": "end"})
         for process in self._processes:
             await process.wait()
+
+    async def connect(self) -> float:
+        """Let all agents connect, and return when the last one has."""
+        for process in self._processes:
+            self._tell(process, {"do": "connect"})
+        return max([float((await self._hear(process, "connected"))["at"]) for process in self._processes])
 
     def start(self) -> None:
         for process in self._processes:
@@ -160,12 +182,13 @@ def spec_of(job: str, agents: int) -> JobSpec:
     return JobSpec(job, agents, spare * SLOTS, Mesh.parse(f"dp={agents - spare},tp={SLOTS}"))
 
 
-async def measure(agents: int, folder: Path, lease: float, profile: str | None) -> Round:
+async def measure(agents: int, folder: Path, lease: float | None, profile: str | None) -> Round:
     """Run one job."""
-    result = Round(agents)
+    lease = lease or max(4.0, agents / 128)
+    result = Round(agents, lease)
     job = f"herd-{agents}"
     keys = Keys(job)
-    async with EmbeddedEtcd(folder) as etcd, asyncio.timeout(DEADLINE):
+    async with EmbeddedEtcd(folder) as etcd, asyncio.timeout(DEADLINE + agents / 20):
         host = etcd.endpoints.hosts[0]
         store = await connect(etcd.endpoints)
         herd = Herd(host, job, agents, lease, profile)
@@ -178,6 +201,8 @@ async def measure(agents: int, folder: Path, lease: float, profile: str | None) 
                 await swap(result, herd, metrics, await leader(store, keys))
                 await loss(result, herd, metrics, heads, keys)
         finally:
+            if not {*PHASES} <= {*result.counts}:
+                print(f"{agents} agents, as far as it went: {result}", file=sys.stderr)
             await herd.close()
             await store.close()
     return result
@@ -185,6 +210,8 @@ async def measure(agents: int, folder: Path, lease: float, profile: str | None) 
 
 async def start(result: Round, herd: Herd, metrics: Metrics) -> None:
     """Measure until all have applied the first plan."""
+    begun = time.monotonic()
+    result.times["start: all connected"] = await herd.connect() - begun
     before = await metrics.read()
     begun = time.monotonic()
     herd.start()
@@ -236,13 +263,34 @@ async def leader(store: Store, keys: Keys) -> str:
     return decode(Leader, found.value, keys.leader).node
 
 
-def show(rounds: Iterable[Round]) -> None:
+async def peer(nodes: int) -> Peer:
+    """Let torchrun's rendezvous find together."""
+    command = (sys.executable, str(SCRIPTS / "c10d_rendezvous.py"), "--nodes", str(nodes), "--deadline", str(DEADLINE))
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        async with asyncio.timeout(2 * DEADLINE):
+            said, _ = await process.communicate(b"go\n")
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        return Peer(nodes, None)
+    lines = said.splitlines()
+    return Peer(nodes, json.loads(lines[-1])["seconds"] if len(lines) == 2 else None)
+
+
+def show(rounds: Iterable[Round], peers: Iterable[Peer]) -> None:
     """Print medians (and ranges) for each number of agents."""
     by_agents: dict[int, list[Round]] = {}
     for each in rounds:
         by_agents.setdefault(each.agents, []).append(each)
     table = Table("", *map(str, by_agents), title=f"simulated agents, median (range), {os.cpu_count()} cores")
     first = next(iter(by_agents.values()))[0]
+    table.add_row("lease, s", *(f"{some[0].lease:g}" for some in by_agents.values()))
     for what in first.times:
         cells = ([each.times[what] for each in some] for some in by_agents.values())
         table.add_row(f"{what}, s", *(f"{statistics.median(v):.2f} ({min(v):.2f} to {max(v):.2f})" for v in cells))
@@ -251,27 +299,49 @@ def show(rounds: Iterable[Round]) -> None:
             counts = (statistics.median(each.counts[phase][name] for each in some) for some in by_agents.values())
             table.add_row(f"{phase}: {name}", *(f"{value:,.0f}" for value in counts))
     Console().print(table)
+    theirs: dict[int, list[Peer]] = {}
+    for one in peers:
+        theirs.setdefault(one.nodes, []).append(one)
+    table = Table("nodes", "seconds", title="torchrun's c10d rendezvous, median (range)")
+    for nodes, found in theirs.items():
+        times = [one.seconds for one in found if one.seconds is not None]
+        never = (
+            [f"not within {DEADLINE:g}: {len(found) - len(times)} of {len(found)}"] if len(times) < len(found) else []
+        )
+        took = [f"{statistics.median(times):.2f} ({min(times):.2f} to {max(times):.2f})"] if times else []
+        table.add_row(str(nodes), "; ".join(took + never))
+    if theirs:
+        Console().print(table)
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="Measure how simulated agents find together.")
     parser.add_argument("--agents", default="18,128,1024,4096", help="numbers of agents, separated by commas")
+    parser.add_argument("--peers", default="18,128,512", help="numbers of nodes for torchrun's rendezvous")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--lease", type=float, default=4.0)
+    parser.add_argument("--lease", type=float, help="seconds, instead of what the number of agents asks for")
     parser.add_argument("--json", type=Path, help="also write every single measurement to this file")
     parser.add_argument("--profile", help="write cProfile statistics of the agents' processes to FILE.N")
     given = parser.parse_args()
     rounds: list[Round] = []
+    peers: list[Peer] = []
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(given.repeats):
             rounds += [
                 asyncio.run(measure(agents, Path(folder), given.lease, given.profile))
-                for agents in map(int, given.agents.split(","))
+                for agents in numbers(given.agents)
             ]
-    show(rounds)
-    if given.json:
-        given.json.write_text(json.dumps([asdict(each) for each in rounds], indent=1) + "\n")
+            peers += [asyncio.run(peer(nodes)) for nodes in numbers(given.peers)]
+            if given.json:
+                found = {"agents": [asdict(each) for each in rounds], "peers": [asdict(each) for each in peers]}
+                given.json.write_text(json.dumps(found, indent=1) + "\n")
+    show(rounds, peers)
+
+
+def numbers(text: str) -> list[int]:
+    """Read numbers that are separated by commas."""
+    return [int(number) for number in text.split(",") if number]
 
 
 if __name__ == "__main__":

@@ -4,12 +4,13 @@
 
 Agents ``I`` to ``I + M - 1`` of a job of ``N`` nodes, each with a store client and a connection of its own. The program
 takes orders as JSON lines on standard input and answers on standard output; times are ``time.monotonic()``, which all
-processes of a machine share.
+processes of a machine share. The first answer is ``{"said": "ready"}``.
 
 =======================================  ===========================================================================
 order                                    effect
 =======================================  ===========================================================================
-``{"do": "start"}``                      all agents start; the first answer is ``{"said": "ready"}``, before that
+``{"do": "connect"}``                    all agents connect: ``{"said": "connected", "at": t}``
+``{"do": "start"}``                      all agents register and take part
 ``{"do": "fail", "node": n, "slot": i}`` the slot is reported bad: ``{"said": "fault", "at": t}``
 ``{"do": "kill", "node": n}``            the agent is gone, without a word to anybody: ``{"said": "fault", "at": t}``
 ``{"do": "end"}``                        all end, at once
@@ -133,10 +134,21 @@ class SimulatedAgent:
         self._job = job
         self._timing = timing
         self._listener = Listener(uuid.uuid4().hex)
+        self._address = ""
         self._store: EtcdStore | None = None
+        self._spec: JobSpec
         self.running: asyncio.Task[None] | None = None
 
+    async def connect(self) -> None:
+        """Connect to the store, as an agent does before it warms its standbys."""
+        self._address = await self._listener.open("127.0.0.1")
+        self._store = await connect(self._endpoints, timeout=60.0)
+        found = await self._store.get(Keys(self._job).spec)
+        assert found is not None, "the job has no spec"
+        self._spec = decode(JobSpec, found.value, found.key)
+
     def start(self) -> None:
+        """Go on as an agent does whose standbys are warm."""
         self.running = asyncio.create_task(self._run(), name=self.node.name)
 
     async def die(self) -> None:
@@ -146,16 +158,12 @@ class SimulatedAgent:
         await asyncio.wait([self.running])
 
     async def _run(self) -> None:
-        address = await self._listener.open("127.0.0.1")
-        store = await connect(self._endpoints, timeout=60.0)
+        assert self._store is not None, "connect first"
         try:
-            key = Keys(self._job).spec
-            found = await store.get(key)
-            assert found is not None, "the job has no spec"
             participant = Participant(
-                store,
-                Registration(self.node, "simulated", os.getpid(), self._listener.incarnation, address),
-                decode(JobSpec, found.value, key),
+                self._store,
+                Registration(self.node, "simulated", os.getpid(), self._listener.incarnation, self._address),
+                self._spec,
                 Policy(),
                 slots=self.slots,
                 venue=NoVenue(),
@@ -165,7 +173,7 @@ class SimulatedAgent:
             await participant.take_part()
         finally:
             await self._listener.close()
-            await store.close()
+            await self._store.close()
 
 
 class Agents:
@@ -175,6 +183,7 @@ class Agents:
         timing = Timing(lease=given.lease, gap=given.lease / 2)
         endpoints = Endpoints(hosts=(given.etcd,))
         self._told = 0
+        self._looking = False
         self._agents = {
             node.name: SimulatedAgent(endpoints, given.job, node, timing, self._applied)
             for node in (node_of(index, given.slots) for index in range(given.first, given.first + given.count))
@@ -187,6 +196,9 @@ class Agents:
         while line := await loop.run_in_executor(None, sys.stdin.readline):
             order = json.loads(line)
             match order["do"]:
+                case "connect":
+                    await asyncio.gather(*(agent.connect() for agent in self._agents.values()))
+                    say(said="connected", at=time.monotonic())
                 case "start":
                     for agent in self._agents.values():
                         agent.start()
@@ -201,7 +213,13 @@ class Agents:
                     return
 
     def _applied(self, _: int) -> None:
-        """Say what all have applied, once."""
+        """Look soon whether all have applied something new: once, when many say so together."""
+        if not self._looking:
+            self._looking = True
+            asyncio.get_running_loop().call_later(0.01, self._look)
+
+    def _look(self) -> None:
+        self._looking = False
         everybody = [agent.slots for agent in self._agents.values()]
         generation = min(max(slots.done, default=0) for slots in everybody)
         if generation > self._told:
@@ -233,7 +251,7 @@ def main() -> None:
     parser.add_argument("--lease", type=float, default=4.0)
     parser.add_argument("--profile")
     given = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    logging.basicConfig(level=os.environ.get("LL", "WARNING"), stream=sys.stderr, format="%(created)f %(message)s")
     profile = cProfile.Profile() if given.profile else None
     if profile:
         profile.enable()

@@ -27,7 +27,7 @@ class Target(Protocol):
 async def obey(store: Store, keys: Keys, node: str, slots: Target, *, head: Mirror, retry: float) -> NoReturn:
     """Carry out the commands for this node, for ever. Each is deleted before it is done, so that none is done twice."""
     prefix = keys.node_commands(node)
-    reader = head.reader()
+    reader = head.reader(prefix)
     while True:
         try:
             ours = [kv for key, kv in head.items.items() if key.startswith(prefix)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -61,8 +62,11 @@ class Ledger:
         compare = [self.fence.compare(), Compare(keys.generation, mod_revision=head_revision)]
         batches = list(_batches([Put(keys.assign(node), encode(given)) for node, given in changed.items()]))
         last = batches.pop() if batches and len(batches[-1]) <= TXN_PUTS - 2 else []
-        for batch in batches:
-            if not (await self.store.txn(compare, batch)).succeeded:
+        written = await asyncio.gather(*(self.store.txn(compare, batch) for batch in batches), return_exceptions=True)
+        for outcome in written:
+            if isinstance(outcome, BaseException):
+                raise outcome
+            if not outcome.succeeded:
                 return Committed.LOST
         done = await self.store.txn(compare, [*last, *current, *oldest])
         return Committed.DONE if done.succeeded else Committed.LOST

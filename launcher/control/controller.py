@@ -42,6 +42,9 @@ from tlaunch.topology.model import Node
 
 log = logging.getLogger(__name__)
 
+LONGEST_PAUSE = 0.1
+"""Seconds between news and a look at them, at most; usually a few milliseconds, or none."""
+
 TOLD = 8
 """How many events are logged: the first few say it all when hundreds of ranks fail at once."""
 
@@ -73,7 +76,13 @@ class Controller:
         """Lead until deposed (a commit loses its comparison) or the job has a result."""
         async with Mirror(self.ledger.store, self.ledger.keys.root) as mirror:
             view = View(self.ledger.keys, mirror.items)
+            # That a node has applied the plan matters only when the time to do so is over, which is looked at then.
+            reader = mirror.reader(unless=(self.ledger.keys.acks,))
             while True:
+                if self._too_early(view):
+                    await reader.changed(self._started_at + self.spec.start_timeout - time.monotonic())
+                    continue
+                looked = time.monotonic()
                 cluster = self._snapshot(view)
                 if cluster.plan is not None and cluster.plan.result is not None:
                     return
@@ -88,7 +97,21 @@ class Controller:
                     # Deciding again on a copy from before our own commit would only lose the comparison.
                     await self._catch_up(mirror, plan.generation)
                     continue
-                await mirror.changed(wait)
+                cost = time.monotonic() - looked
+                await reader.changed(wait)
+                # In a large job a look takes a while, and news come one by one: let some more come in as long a time.
+                await asyncio.sleep(min(cost, LONGEST_PAUSE))
+
+    def _too_early(self, view: View) -> bool:
+        """Whether nodes are missing, and there is time for them to register: then nothing else can be done."""
+        keys, items = self.ledger.keys, view.items
+        if (
+            time.monotonic() >= self._started_at + self.spec.start_timeout
+            or keys.generation in items
+            or keys.stop in items
+        ):
+            return False
+        return sum(key.startswith(keys.agents) for key in items) < self.spec.nodes
 
     def _snapshot(self, view: View) -> Cluster:
         now = time.monotonic()

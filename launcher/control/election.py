@@ -19,7 +19,7 @@ from tlaunch.launcher.store.protocol import BadRequest, Compare, Get, Lease, Put
 
 log = logging.getLogger(__name__)
 
-CANDIDATES = 2000
+CANDIDATES = 500
 """How many agents run for office in a second, when nobody holds it. The first one gets it, and the others need not run.
 """
 
@@ -53,7 +53,7 @@ async def campaign(
     registration = membership.registration
     leader = encode(Leader(registration.node.name, registration.incarnation))
     told = ""
-    reader = head.reader()
+    reader = head.reader(keys.leader)
     while True:
         lease = await membership.lease()
         try:

@@ -98,8 +98,8 @@ async def find_meeting(head: Mirror, keys: Keys, generation: int, timeout: float
 
     ``head`` mirrors all of them: a watch that stands already brings news at once, a new one only within 0.1 s.
     """
-    meetings = head.reader()
     key = keys.rendezvous(generation)
+    meetings = head.reader(key)
     deadline = time.monotonic() + timeout
     while key not in meetings.items:
         if not await meetings.changed(max(0.0, deadline - time.monotonic())) and time.monotonic() >= deadline:

@@ -88,6 +88,7 @@ class Participant:
         # The controller waits for rank 0's node for the first part of it, so that nobody else blames himself before.
         self._patience = spec.ack_timeout + timing.lease
         keys = self._keys = Keys(spec.job_id)
+        self._acked = 0
         self._report_due = asyncio.Event()
         self._failed = asyncio.Event()
         self._report = OwnKey(store, keys.report(self._name), timing.retry)
@@ -109,8 +110,9 @@ class Participant:
         """Take part until the job has a result, and let other things of the node run beside it."""
         membership, report = self._membership, encode(self._slots.report)
         # What an agent of this name may have reported before us concerns nobody any more.
-        self._report.adopt(await membership.join(self._report.first(report)))
-        await self._report.put(encode(self._slots.report))
+        self._report.adopt(revision := await membership.join(self._report.first(report)))
+        if not revision:
+            await self._report.put(report)
         async with self._mirror as head:
             await until_first(
                 self._follow(head),
@@ -156,6 +158,7 @@ class Participant:
         held: Assignment | None = None
         # Until something is written there is nothing to follow; and each loss of contact is a reason to look again.
         looked = (0, head.in_contact_since)
+        reader = head.reader(self._keys.generation)
         try:
             while True:
                 kv = head.items.get(self._keys.generation)
@@ -181,7 +184,7 @@ class Participant:
                         # run here any more, we are a spare again.
                         await self._yield_stale(generation, held)
                         await insist(self._membership.renew, self._timing.retry)
-                await changed(head, applying)
+                await changed(reader, applying)
         finally:
             await interrupt(applying)
 
@@ -195,11 +198,15 @@ class Participant:
             await self._slots.yield_stale(generation, given.under(generation))
 
     async def _read(self) -> tuple[Generation | None, Assignment | None, bool]:
-        """Read the head of the plan, our own part of it, and whether we are registered, as of one revision."""
+        """Read the head of the plan, our own part of it, and whether we are registered, as of one revision.
+
+        And how far an agent of this name has applied the plan: that is ours, or one that was here before us.
+        """
         own = self._keys.agent(self._name)
-        keys = (self._keys.generation, self._keys.assign(self._name), own)
+        keys = (self._keys.generation, self._keys.assign(self._name), own, self._keys.ack(self._name))
         result = await insist(lambda: self._store.txn([], [Get(key) for key in keys]), self._timing.retry)
-        heads, assigned, registered = result.reads
+        heads, assigned, registered, acked = result.reads
+        self._acked = decode(Ack, acked[0].value, keys[3]).generation if acked else 0
         head = decode(Generation, heads[0].value, keys[0]) if heads else None
         assignment = decode(Assignment, assigned[0].value, keys[1]) if assigned else None
         if head is not None and assignment is None:
@@ -214,7 +221,7 @@ class Participant:
             async with asyncio.timeout(self._patience):
                 await self._slots.yield_stale(head, assignment)
                 self._venue.close()
-                if anew and await self._had_applied(given):
+                if anew and self._acked >= given.generation:  # an agent of this name has applied it before us
                     # Its ranks had begun. Their peers would not have them back in the same generation.
                     error = TlaunchError("the node's agent has been started again")
                     self._slots.give_up(self._slots.to_start(assignment), error)
@@ -227,12 +234,6 @@ class Participant:
             if not acks:
                 # Else no ack goes out, and the controller's deadline for it is the next step.
                 self._slots.give_up(assignment.seats, error)
-
-    async def _had_applied(self, given: Assignment) -> bool:
-        """Whether an agent of this name has applied the plan before us."""
-        key = self._keys.ack(self._name)
-        found = await insist(lambda: self._store.get(key), self._timing.retry)
-        return found is not None and decode(Ack, found.value, key).generation >= given.generation
 
     async def _start(self, head: Generation, assignment: Assignment) -> None:
         starting = self._slots.to_start(assignment)

@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, TypeVar, cast
 
 from tlaunch.launcher.control.layout import Keys
@@ -41,6 +42,7 @@ class View:
     items: Mapping[str, KeyValue]
     _decoded: dict[str, tuple[int, object]] = field(default_factory=dict)
     _plans: dict[int, Plan] = field(default_factory=dict)
+    _machine: Machine = field(default_factory=lambda: Machine(()))
 
     def one(self, cls: type[T], key: str) -> T | None:
         """Return what stands under ``key``."""
@@ -74,6 +76,12 @@ class View:
         head = max(self.bases(), default=None)
         found = None if head is None else self.one(StoredPlan, self.keys.plan(self.bases()[head]))
         return None if found is None else restored(found, None)
+
+    def machine(self, nodes: tuple[Node, ...]) -> Machine:
+        """Return the machine of these nodes, the same one as before when they are the same."""
+        if nodes != self._machine.nodes:
+            self._machine = Machine(nodes)
+        return self._machine
 
     def bases(self) -> Mapping[int, int]:
         """Return the base of every stored plan."""
@@ -126,7 +134,7 @@ def snapshot(view: View, spec: JobSpec, moment: Moment, gone: frozenset[str]) ->
     known = {name: node for name, node in view.below(Node, view.keys.nodes) if name in seated and name == node.name}
     nodes = {**_undescribed(plan), **known, **registered}
     alive = frozenset(registered) | (frozenset() if moment.settled else seated)
-    machine = Machine(tuple(sorted(nodes.values(), key=_physical_order)))
+    machine = view.machine(tuple(sorted(nodes.values(), key=_physical_order)))
     bad, drained = _bad(view, machine), _drained(view, machine)
     stop = view.one(Stop, view.keys.stop)
     return Cluster(
@@ -161,6 +169,7 @@ def _physical_order(node: Node) -> tuple[Any, ...]:
     return tuple(_natural(part) for part in (node.pod, node.rack, node.domain, node.name))
 
 
+@lru_cache(maxsize=65536)
 def _natural(name: str | None) -> tuple[tuple[int, int, str], ...]:
     parts = re.findall(r"\d+|\D+", name or "")
     return tuple((0, int(part), part) if part.isdigit() else (1, 0, part) for part in parts)

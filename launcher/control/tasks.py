@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from tlaunch.launcher.store.mirror import Mirror
+from tlaunch.launcher.store.mirror import Mirror, Reader
 
 
 async def until_first(main: Coroutine[Any, Any, None], *others: Coroutine[Any, Any, None]) -> None:
@@ -22,7 +22,7 @@ async def until_first(main: Coroutine[Any, Any, None], *others: Coroutine[Any, A
         task.result()
 
 
-async def changed(mirror: Mirror, beside: asyncio.Task[None] | None) -> None:
+async def changed(mirror: Mirror | Reader, beside: asyncio.Task[None] | None) -> None:
     """Wait for news; should the task beside fail meanwhile, raise what it failed with."""
     news = asyncio.ensure_future(mirror.changed(None))
     try:

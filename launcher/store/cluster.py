@@ -13,6 +13,7 @@ import ipaddress
 import random
 import socket
 import time
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -42,12 +43,30 @@ class Member:
         self.pace = 0.0
         self.term = 0
         self._channel = open_channel(target, name, (pem.ca, pem.key, pem.cert) if pem else None)
-        self.kv: Any = pb.KVStub(self._channel)
-        self.leases: Any = pb.LeaseStub(self._channel)
-        self.watches: Any = pb.WatchStub(self._channel)
-        self.cluster: Any = pb.ClusterStub(self._channel)
-        self.auth: Any = pb.AuthStub(self._channel)
-        self.maintenance: Any = pb.MaintenanceStub(self._channel)
+
+    @cached_property
+    def kv(self) -> Any:  # noqa: ANN401  the generated protocol carries no types
+        return pb.KVStub(self._channel)
+
+    @cached_property
+    def leases(self) -> Any:  # noqa: ANN401  the generated protocol carries no types
+        return pb.LeaseStub(self._channel)
+
+    @cached_property
+    def watches(self) -> Any:  # noqa: ANN401  the generated protocol carries no types
+        return pb.WatchStub(self._channel)
+
+    @cached_property
+    def cluster(self) -> Any:  # noqa: ANN401  the generated protocol carries no types
+        return pb.ClusterStub(self._channel)
+
+    @cached_property
+    def auth(self) -> Any:  # noqa: ANN401  the generated protocol carries no types
+        return pb.AuthStub(self._channel)
+
+    @cached_property
+    def maintenance(self) -> Any:  # noqa: ANN401  the generated protocol carries no types
+        return pb.MaintenanceStub(self._channel)
 
     def answered(self, asked: float) -> None:
         """Note that a request sent at ``asked`` has just been answered."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import time
 from collections.abc import AsyncGenerator, Sequence
@@ -23,7 +22,6 @@ from tlaunch.launcher.store.protocol import (
     Operation,
     StoreError,
     StoreRefused,
-    StoreUnavailable,
     TxnResult,
 )
 from tlaunch.launcher.store.rpc import Message, pb
@@ -56,13 +54,16 @@ async def connect(
     store = EtcdStore(session, timeout=request, patience=patience or Patience())
     try:
         await session.cluster.resolve(timeout)
-        with contextlib.suppress(StoreUnavailable):
-            await store.greet(min(timeout, _FIRST_TRY))
-            return store
-        # Either nobody is there yet, and it is worth while to wait, or TLS cannot work, and it is not.
-        if reason := await tls.why_refused(endpoints, _FIRST_TRY):
-            raise StoreRefused(reason)
-        await store.greet(max(_FIRST_TRY, deadline - time.monotonic()))
+        greeting = asyncio.create_task(store.greet(max(_FIRST_TRY, deadline - time.monotonic())))
+        try:
+            await asyncio.wait({greeting}, timeout=_FIRST_TRY)
+            # Either nobody is there yet, and it is worth while to wait, or TLS cannot work, and it is not.
+            if not greeting.done() and (reason := await tls.why_refused(endpoints, _FIRST_TRY)):
+                raise StoreRefused(reason)
+            await greeting
+        finally:
+            greeting.cancel()
+            await asyncio.gather(greeting, return_exceptions=True)
     except BaseException:
         await store.close()
         raise

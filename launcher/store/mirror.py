@@ -85,13 +85,17 @@ class Mirror:
         """
         return await self._first.changed(timeout)
 
-    def reader(self) -> Reader:
-        """Return a reader of its own for another task, to which everything that happens from now on is news."""
-        return Reader(self)
+    def reader(self, *only: str, unless: tuple[str, ...] = ()) -> Reader:
+        """Return a reader of its own for another task, to which everything that happens from now on is news.
 
-    def add(self, news: asyncio.Event) -> None:
-        """Set ``news`` at each change, for as long as anybody else holds it."""
-        self._copy.news.add(news)
+        ``only``: what changes below these prefixes, everything if there are none; but not below the prefixes
+        ``unless``. Contact that is lost or returns is always news.
+        """
+        return Reader(self, only or ("",), unless)
+
+    def add(self, reader: Reader) -> None:
+        """Tell ``reader`` of each change, for as long as anybody else holds it."""
+        self._copy.readers.add(reader)
 
     def check(self) -> None:
         """Raise ``StoreRefused`` when the mirror has ended."""
@@ -119,10 +123,17 @@ class Mirror:
 class Reader:
     """One task's way to read a mirror: each has its own idea of what is news."""
 
-    def __init__(self, mirror: Mirror) -> None:
+    def __init__(self, mirror: Mirror, only: tuple[str, ...] = ("",), unless: tuple[str, ...] = ()) -> None:
         self._mirror = mirror
+        self._only = only
+        self._unless = unless
         self._news = asyncio.Event()
-        mirror.add(self._news)
+        mirror.add(self)
+
+    def tell(self, *keys: str) -> None:
+        """Note that these keys have changed, or without any, that there may be news of any kind."""
+        if not keys or any(key.startswith(self._only) and not key.startswith(self._unless) for key in keys):
+            self._news.set()
 
     @property
     def items(self) -> Mapping[str, KeyValue]:
@@ -147,12 +158,12 @@ class _Copy:
     def __init__(self) -> None:
         self._items: dict[str, KeyValue] = {}
         self.view: Mapping[str, KeyValue] = MappingProxyType(self._items)
-        self.news = weakref.WeakSet[asyncio.Event]()
+        self.readers = weakref.WeakSet[Reader]()
 
-    def tell(self) -> None:
-        """Tell every reader."""
-        for news in self.news:
-            news.set()
+    def tell(self, *keys: str) -> None:
+        """Tell every reader of these keys, or that there may be news of any kind."""
+        for reader in self.readers:
+            reader.tell(*keys)
 
     def replace(self, prefix: str, listing: Listing) -> None:
         """Make the copy below ``prefix`` equal to the listing."""
@@ -172,7 +183,7 @@ class _Copy:
             else:
                 self._items[change.key] = change.kv
         if changes.changes:
-            self.tell()
+            self.tell(*(change.key for change in changes.changes))
 
 
 class _Part:

@@ -209,8 +209,9 @@ class Session:
                     raise StoreUnknown(f"etcd at {member.host} or its leader was lost during the {sending.what}")
             return answer.result()
         finally:
-            answer.cancel()
-            await asyncio.gather(answer, return_exceptions=True)
+            if not answer.done():
+                answer.cancel()
+                await asyncio.gather(answer, return_exceptions=True)
 
     async def _stands(self, member: Member, term: int) -> bool:
         """Whether a member answers, and no other leader has been elected since ``term``."""
