@@ -22,6 +22,8 @@ LAST_LINES = 20
 _READ = 16_384
 _TRACEBACK = "Traceback (most recent call last):"
 _CPP_FRAME = "frame #"
+_SAYS_NOTHING = ("To enable traceback see:", "Signal ")
+"""How torchelastic's own messages begin, which say no more than the code or the signal does."""
 
 
 def describe(ended: messages.Exit, files: RankFiles, *, started: float, noticed: float, slots: int = 8) -> Exit:
@@ -30,15 +32,14 @@ def describe(ended: messages.Exit, files: RankFiles, *, started: float, noticed:
     ``slots``: how many of the node's slots have to share a report.
     """
     share = min(1.0, 8 / slots)
-    recorded = ended.error_file is not None
+    said = None if ended.message is None or ended.message.startswith(_SAYS_NOTHING) else ended.message
     words = "" if ended.ok else _last_words(files, recorded=ended.traceback is not None)
     traceback = ended.traceback[-int(LONGEST_TRACEBACK * share) :] if ended.traceback else None
     failed_at = _failed_at(ended.error_file, started, noticed)
     return Exit(
         code=ended.code,
         signal=ended.signal,
-        # Without an error file, torchelastic has nothing to say that the code or the signal does not.
-        message=short(ended.message, share) if recorded else None,
+        message=short(said, share),
         traceback=traceback,
         output=words[-int(LONGEST_OUTPUT * share) :] or None,
         host=socket.gethostname(),

@@ -58,6 +58,14 @@ def test_a_process_that_was_killed_failed_when_that_was_noticed(files: RankFiles
     assert found.output is None
 
 
+def test_an_exception_that_could_not_be_written_down_is_told_all_the_same(files: RankFiles) -> None:
+    """The disk is full: what is known of it came another way."""
+    found = describe(Exit(1, message="OSError: [Errno 28] No space left on device"), files, started=0.0, noticed=1.0)
+    assert (found.message, found.time) == ("OSError: [Errno 28] No space left on device", 1.0)
+    unknown = Exit(1, message="To enable traceback see: https://pytorch.org/docs/stable/elastic/errors.html")
+    assert describe(unknown, files, started=0.0, noticed=1.0).message is None
+
+
 def test_the_last_lines_on_standard_error_without_the_frames_of_warnings(files: RankFiles) -> None:
     lines = [f"line {number}" for number in range(50)]
     Path(files.err).write_text("\n".join([*lines, "frame #0: c10::Error", "", "Fatal Python error: Aborted", ""]))
