@@ -147,7 +147,7 @@ class _Stream:
         if self._asked is None:
             return None
         self._contact, self._asked = self._asked, None
-        self._member.answered(self._contact)
+        self._member.proven = max(self._member.proven, self._contact)  # no pace: it may have had other things to tell
         # Not the revision that the message names: the changes up to there may be still to come (etcd issue 15220).
         return Changes((), self._revision, self._contact)
 

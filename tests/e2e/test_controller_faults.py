@@ -19,6 +19,7 @@ from tlaunch.launcher.control.layout import Keys
 from tlaunch.launcher.core.assign import Assignment
 from tlaunch.launcher.core.codec import decode
 
+pytestmark = pytest.mark.slow  # a lease has to run out in each
 SMALL = ("--nodes", "3", "--gpus-per-node", "2", "--spares", "2")
 
 ROOMY = ("--nodes", "4", "--gpus-per-node", "2", "--spares", "4")

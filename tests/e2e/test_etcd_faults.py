@@ -53,7 +53,7 @@ def test_a_member_is_stopped_and_the_job_still_recovers(tmp_path: Path, etcd: Me
     with running(tmp_path, *options(etcd)) as job:
         before = job.seats(0, 3)
         etcd.leader().stop()
-        job.goes_on(2 * LEASE, 3)
+        job.goes_on(1.2 * LEASE, 3)
         still_recovers(job, before)
         etcd.heal()
 
@@ -133,6 +133,7 @@ timing.Timing = functools.partial(timing.Timing, outage=5.0)
 """Nobody wants to wait here for as long as agents do by default."""
 
 
+@pytest.mark.slow
 @fault(
     "etcd",
     "gone for good",
@@ -150,7 +151,7 @@ def test_an_etcd_that_is_gone_for_good_ends_the_job_when_nothing_runs_any_more(
         job.seats(0, 3)
         processes = psutil.Process(job.process.pid).children(recursive=True)
         member.kill()
-        job.goes_on(2 * LEASE, 3)
+        job.goes_on(1.5 * LEASE, 3)
         os.kill(job.last(1)["pid"], signal.SIGKILL)
         assert job.ended() == 1, job.told()
         console = (tmp_path / "console").read_text()
@@ -222,7 +223,7 @@ def test_a_recovery_waits_until_a_full_etcd_has_room_again(tmp_path: Path, narro
     with running(tmp_path, *SMALL, "--etcd", narrow.host) as job:
         before = job.seats(0, 3)
         fill(narrow)
-        job.goes_on(2 * LEASE, 3)
+        job.goes_on(1.5 * LEASE, 3)
         os.kill(job.last(1)["pid"], signal.SIGKILL)
         console = tmp_path / "console"
         job.until(lambda: "database space exceeded; expected room" in console.read_text(), "a line that says why")
@@ -246,6 +247,6 @@ def test_a_job_on_a_slow_etcd_starts_runs_and_recovers(tmp_path: Path, etcd: Mem
         hosts = ",".join(relay.host for relay in relays)
         with running(tmp_path, *SMALL, "--etcd", hosts) as job:
             before = job.seats(0, 3)
-            job.goes_on(2 * LEASE, 3)
+            job.goes_on(1.5 * LEASE, 3)
             still_recovers(job, before)
             assert "out of reach" not in job.told()

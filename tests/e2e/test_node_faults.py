@@ -88,7 +88,6 @@ def test_a_node_that_is_starved_is_left_alone(tmp_path: Path, *, leads: bool) ->
             for pid in pids:
                 os.kill(pid, signal.SIGCONT)
             job.another_step(4)
-        job.goes_on(LEASE, 4)
         assert len(job.events()) == 1, job.told()
         job.finish()
 
@@ -117,11 +116,11 @@ def test_clocks_that_move_change_nothing(tmp_path: Path, moving: Clock) -> None:
         assert HOUR - 60 < job.events()[0]["time"] - time.time() <= HOUR, "the clock does what it is asked to"
         node = node_of(before[1])
         moving.move(2 * HOUR, everything_on(job, node, before))
-        job.goes_on(1.5 * LEASE, 4)
+        job.goes_on(1.1 * LEASE, 4)
         moving.move(3 * HOUR)  # for all the others: now this node is behind
-        job.goes_on(1.5 * LEASE, 4)
+        job.goes_on(1.1 * LEASE, 4)
         moving.move(HOUR)
-        job.goes_on(1.5 * LEASE, 4)
+        job.goes_on(1.1 * LEASE, 4)
         job.trouble(1, "raise")
         assert job.seats(1, 4) == before
         assert job.events()[1]["causes"][0].startswith("rank 1 ")
