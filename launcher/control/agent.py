@@ -23,9 +23,6 @@ from tlaunch.launcher.store.endpoints import VARIABLES
 from tlaunch.launcher.store.protocol import Store
 from tlaunch.topology.discover.nvml import gpu_count
 
-FINAL_OUTPUT = 2.0
-"""Seconds to hand over what ranks have printed, when the job is over."""
-
 
 class Agent:
     """One node of one job: ``take_part``, and however that ends, ``end``."""
@@ -37,6 +34,7 @@ class Agent:
         self._policy = policy
         self._output = output
         self._timing = Timing()
+        self._timing.check(spec)
         env = _worker_base(config)
         log_file = config.log_dir / "agents" / f"{config.node.name}.zygote.log"
         self._zygotes = ZygoteSource(config.zygote, env, log_file, self._timing)
@@ -86,7 +84,7 @@ class Agent:
         """End every process of this node, hand over what they have printed, and leave the job."""
         self._venue.close()
         await self._slots.stop(self._timing.stop_grace)
-        await self._output.drain(FINAL_OUTPUT)
+        await self._output.drain(self._timing.final_output)
         if self._participant is not None:
             await self._participant.leave()
         await self._zygotes.close()

@@ -70,12 +70,18 @@ class AgentProcess:
         self._lifeline.guard(self._process.pid)
         self._relay = asyncio.create_task(self._relay_lines())
 
-    async def finish(self, grace: float) -> None:
-        """Wait for the agent to end by itself; after ``grace`` seconds kill it with all that runs under it."""
+    async def finish(self, grace: float, reap: float) -> None:
+        """Wait for the agent to end by itself; after ``grace`` seconds kill it with all that runs under it.
+
+        One that the kernel cannot end within ``reap`` seconds is left to it.
+        """
         if self._process is not None and self._relay is not None:
             await asyncio.wait([self._relay], timeout=grace)
             self._lifeline.close()
-            await self._relay
+            _, late = await asyncio.wait([self._relay], timeout=reap)
+            if late:
+                self.view.notice(f"the agent of {self.name} does not die of SIGKILL; it is left behind")
+                self._relay.cancel()
         self._lifeline.close()
 
     def terminate(self) -> None:

@@ -53,6 +53,7 @@ class _LocalRun:
         self._request = request
         self._view = view
         self._timing = Timing()
+        self._timing.check(request.spec)
         self._agents: list[AgentProcess] = []
         self._watch = Watch(
             Keys(request.spec.job_id),
@@ -155,7 +156,7 @@ class _LocalRun:
             for agent in self._agents:
                 agent.terminate()
         grace = self._timing.stop_grace + self._timing.reap
-        await asyncio.gather(*(agent.finish(grace) for agent in self._agents))
+        await asyncio.gather(*(agent.finish(grace, self._timing.reap) for agent in self._agents))
 
 
 def _socket_in(folder: Path) -> str:

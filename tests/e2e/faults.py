@@ -23,6 +23,8 @@ from types import ModuleType
 
 import pytest
 
+from tlaunch.launcher.control.timing import deadlines
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "failures.md"
 
@@ -79,6 +81,17 @@ do without; "steps since the checkpoint" are those of the script's own last chec
 """
 
 
+ROW = ("fault", "noticed", "decision", "lost", "test")
+
+DEADLINES = """\
+Everything that agents, the controller and the launcher wait for has a deadline and a next step. They are the settings
+below; `launcher/control/timing.py` has them, and refuses at the start values that do not fit each other. Three waits
+have no end of their own, on purpose. A node with nothing to do waits for the next plan, as long as it is in contact with
+the store. A standby waits for its agent's word, as long as the agent lives. And a node whose ranks run goes on trying
+to reach the store: an outage ends nothing.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """One row of the page: what goes wrong, how and when it is noticed, what is done about it, what it costs."""
@@ -131,12 +144,13 @@ def page() -> str:
             lines += [(row.fault, row.noticed, row.decision, row.lost, ", ".join(rows[row])) for row in proven]
             if not proven:
                 lines.append((name, "", "", "", "none yet"))
-        parts.append(f"## {component.capitalize()}\n\n{_table(lines)}")
+        parts.append(f"## {component.capitalize()}\n\n{_table(ROW, lines)}")
+    times = [(one.name, f"{one.seconds:g} s", one.wait, one.then) for one in deadlines()]
+    parts.append(f"## Deadlines\n\n{DEADLINES}\n{_table(('name', 'default', 'what is waited for', 'then'), times)}")
     return "\n".join(parts)
 
 
-def _table(lines: Sequence[tuple[str, ...]]) -> str:
-    heads = ("fault", "noticed", "decision", "lost", "test")
+def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in (heads, ("---",) * len(heads), *lines))
 
 

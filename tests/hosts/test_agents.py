@@ -19,7 +19,7 @@ async def relayed(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (agent,) = await start_agents(script, [Node("node-0", 1)], tmp_path, monkeypatch, view=told, ended=ended.set)
     async with asyncio.timeout(10):
         await ended.wait()
-    await agent.finish(10)
+    await agent.finish(10, 10)
     assert agent.code == 5
     return told
 

@@ -56,7 +56,7 @@ async def watched(
         await ended.acquire()
     os.close(held)
     for agent in agents:
-        await agent.finish(10)
+        await agent.finish(10, 10)
     return watch, running
 
 
@@ -115,7 +115,7 @@ async def test_a_job_that_has_lost_its_store_for_good_ends(tmp_path: Path, monke
     assert not watch.agents_know, "so they have to be told by signal"
     for agent in agents:
         agent.kill()
-        await agent.finish(10)
+        await agent.finish(10, 10)
 
 
 async def test_a_store_out_of_reach_is_told_of_and_so_is_its_return(
@@ -137,7 +137,7 @@ async def test_a_store_out_of_reach_is_told_of_and_so_is_its_return(
         assert await running == END.result
     for agent in agents:
         agent.kill()
-        await agent.finish(10)
+        await agent.finish(10, 10)
 
 
 @pytest.mark.parametrize("what", ["refused", "gone"])
@@ -165,4 +165,4 @@ async def test_a_job_that_the_store_gives_no_access_to_any_more_ends(
     assert reason.startswith("the password has been changed" if what == "refused" else f"job {KEYS.job} is gone")
     for agent in agents:
         agent.kill()
-        await agent.finish(10)
+        await agent.finish(10, 10)
