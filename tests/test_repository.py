@@ -107,6 +107,9 @@ def test_links_between_documents_lead_somewhere(document: Path) -> None:
 
 def test_the_page_on_failures_says_what_the_tests_prove() -> None:
     assert faults.PAGE.read_text() == faults.page(), "docs/failures.md is not up to date: run `make docs`"
+    proven = {(row.component, row.fault) for row in faults.proofs()}
+    required = {(component, fault) for component, names in faults.REQUIRED.items() for fault in names}
+    assert required - proven == set(), "no test proves these"
 
 
 def test_the_readme_names_only_targets_that_exist() -> None:

@@ -86,9 +86,9 @@ ROW = ("fault", "noticed", "decision", "lost", "test")
 DEADLINES = """\
 Everything that agents, the controller and the launcher wait for has a deadline and a next step. They are the settings
 below; `launcher/control/timing.py` has them, and refuses at the start values that do not fit each other. Three waits
-have no end of their own, on purpose. A node with nothing to do waits for the next plan, as long as it is in contact with
-the store. A standby waits for its agent's word, as long as the agent lives. And a node whose ranks run goes on trying
-to reach the store: an outage ends nothing.
+have no end of their own, on purpose. A node with nothing to do waits for the next plan, as long as the store can be
+reached. A standby waits for its agent's word, as long as the agent lives. And a node whose ranks run goes on trying to
+reach the store: an outage ends nothing.
 """
 
 
