@@ -23,6 +23,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import math
 import os
 import random
 import signal
@@ -96,7 +97,7 @@ class Report:
         for kind in (*WEIGHTS, "all"):
             seconds = sorted(kill.seconds for kill in self.kills if kind in (kill.kind, "all"))
             if seconds:
-                shown = (statistics.median(seconds), seconds[int(0.95 * (len(seconds) - 1))], seconds[-1])
+                shown = (statistics.median(seconds), seconds[math.ceil(0.95 * len(seconds)) - 1], seconds[-1])
                 times.add_row(kind, str(len(seconds)), *(f"{value:.2f}" for value in shown))
         held = Table("held", "first", "most", "last")
         for name in self.held[-1] if self.held else ():
@@ -211,19 +212,18 @@ class Soak:
         node = self._away
         command, env = self._commands[node]
         key = f"agents/{node}"
-        # Its name is taken until the lease of the one that was killed has run out.
-        self.job.until(lambda: key not in self._keys(), f"the lease of {node} to run out")
         with (self.job.logs / "agents" / f"{node}.log").open("ab") as log:
             self._returned[node] = subprocess.Popen(
                 command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log
             )
-        self.job.until(lambda: key in self._keys(), f"{node} to come back")
+        pid = self._returned[node].pid
+        self.job.until(lambda: json.loads(self._keys().get(key, b"{}")).get("pid") == pid, f"{node} to come back")
 
-    def _keys(self) -> dict[str, int]:
-        """Return the keys of the job in etcd with the length of their values."""
+    def _keys(self) -> dict[str, bytes]:
+        """Return everything that stands in etcd, the job's keys without their root."""
         return asyncio.run(self._list())
 
-    async def _list(self) -> dict[str, int]:
+    async def _list(self) -> dict[str, bytes]:
         endpoints = Endpoints.given(env=next(iter(self._commands.values()))[1])
         assert endpoints is not None
         store = await connect(endpoints)
@@ -232,7 +232,7 @@ class Soak:
             listing = await store.list("/")
         finally:
             await store.close()
-        return {kv.key.removeprefix(root): len(kv.value) for kv in listing.items}
+        return {kv.key.removeprefix(root): kv.value for kv in listing.items}
 
     def _settle(self) -> None:
         """Wait until just the processes of a warm job run, and count everything."""
@@ -253,7 +253,7 @@ class Soak:
                 "shared memory": len(list(Path("/dev/shm").iterdir())),
                 "temporary files": sum(1 for _ in self.run.temporary.rglob("*")),
                 "keys": len(keys),
-                "bytes": sum(keys.values()),
+                "bytes": sum(map(len, keys.values())),
             }
         )
 
