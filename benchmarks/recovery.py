@@ -178,7 +178,7 @@ def show(samples: Sequence[Sample], systems: Iterable[str], scenes: Iterable[str
 
 def middle(samples: Sequence[Sample]) -> str:
     """Write a median."""
-    return cell(samples).partition(" ")[0]
+    return cell(samples).partition(" ")[0].removesuffix(":")
 
 
 def arms(systems: Sequence[System], scenes: Sequence[str]) -> list[tuple[str, System]]:

@@ -236,6 +236,8 @@ class Soak:
 
     def _settle(self) -> None:
         """Wait until just the processes of a warm job run, and count everything."""
+        # While the lease of the node that is away runs on, it still counts as a spare.
+        self.job.until(lambda: f"agents/{self._away}" not in self._keys(), f"{self._away} to be missed")
         deadline = time.monotonic() + PATIENCE
         ours = dict(self._processes())
         while len(ours) != WARM:
