@@ -23,6 +23,7 @@ def test_what_a_rise_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text:
     counter.write_text(text)
     monkeypatch.setattr(memory, "_candidates", lambda: iter([tmp_path / "missing", counter]))
     before = OomKills.look()
+    assert before is not None
     assert before == OomKills(counter, 2)
     assert before.since(before) is None
     assert before.since(None) is None

@@ -15,6 +15,7 @@ from tests.hosts.agents import Told, start_agents
 from tests.observe.jobs import END, KEYS, MACHINE, START, fill
 from tlaunch.launcher.core.codec import encode
 from tlaunch.launcher.core.plan import Result
+from tlaunch.launcher.core.stored import stored
 from tlaunch.launcher.hosts import watch as watch_module
 from tlaunch.launcher.hosts.watch import AgentFailed, Watch
 from tlaunch.launcher.observe.events import EventLog
@@ -67,7 +68,7 @@ async def test_agents_that_ended_for_a_result_are_not_taken_for_a_failure(
     await fill(store, START)
     told = Told()
     watch, running = await watched(store, "exit 0", tmp_path, monkeypatch, told)
-    await store.put(KEYS.plan(END.generation), encode(END))
+    await store.put(KEYS.plan(END.generation), encode(stored(END, None)))
     watch.wake.set()
     assert await running == END.result
     assert watch.agents_know
@@ -81,7 +82,7 @@ async def test_a_plan_that_is_under_way_makes_an_ended_agent_a_lost_node(
     store = Behind()
     await fill(store)
     watch, running = await watched(store, "exit 3", tmp_path, monkeypatch, Told())
-    await store.put(KEYS.plan(START.generation), encode(START))
+    await store.put(KEYS.plan(START.generation), encode(stored(START, None)))
     watch.wake.set()
     assert "every agent has ended before the job had a result" in (await running).reason
 
@@ -133,7 +134,7 @@ async def test_a_store_out_of_reach_is_told_of_and_so_is_its_return(
         await told.until("etcd is out of reach")
         store.heal()
         await told.until("etcd is in reach again")
-        await store.put(KEYS.plan(END.generation), encode(END))
+        await store.put(KEYS.plan(END.generation), encode(stored(END, None)))
         assert await running == END.result
     for agent in agents:
         agent.kill()
