@@ -8,8 +8,8 @@ In this order of importance:
 3. regions keep the spares that are asked for them;
 4. blocks of the mesh stay whole, inside a domain, a rack and a pod, unless that would take from a region all the spares
    that it would have otherwise;
-5. every rack, and in it every domain of several nodes, keeps spares in proportion to its size; nodes are filled from
-   the front, so that spares are whole nodes if the numbers allow.
+5. every rack, and in it every domain of several nodes, keeps spares in proportion to its size; slots that nobody asked
+   to keep are left at the end. Nodes are filled from the front, so that spares are whole nodes if the numbers allow.
 
 ``docs/topology.md`` derives how few edges can leave a rack, and when this reaches it.
 """
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from tlaunch.topology.account import account
 from tlaunch.topology.layout import Layout
 from tlaunch.topology.mesh import Mesh
-from tlaunch.topology.model import Machine, Slot, TopologyError
+from tlaunch.topology.model import LEVELS, Machine, Slot, TopologyError
 from tlaunch.topology.seating import seat
 from tlaunch.topology.spares import SpareRequest
 from tlaunch.topology.tree import Region, build
@@ -66,7 +66,9 @@ def place(
     layout = Layout.of(mesh)
     held = hold_nodes(root, layout, request)
     if request.unit == "node" or not request.count:
-        spread_no_more(root)
+        spread_no_more(root, None)
+    elif request.per:
+        spread_no_more(root, LEVELS.index(request.per))
     seat(root, layout, (request.per, request.count) if request.unit == "slot" and request.per else None)
     seats, left = _seats(root, layout)
     positions = sorted([*left, *(position for node in held for position in node)])

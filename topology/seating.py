@@ -41,7 +41,7 @@ def _deal(region: Region, runs: list[Run], total: int, blocks: Sequence[int]) ->
         _deal(parts[0], runs, total, blocks)
         return
     room, free, homes = zip(*((part.room, part.free, part.homes) for part in parts), strict=True)
-    limits = Parts(room, free, homes, max(part.grain for part in parts))
+    limits = Parts(room, free, homes, max(part.grain for part in parts), region.even)
     shares = (spread if region.spread else from_the_front)(total, limits, blocks)
     sizes = [block for block in reversed(blocks) if limits.grain < block <= max(shares)]
     for part, dealt, share in zip(parts, _runs(runs, shares, [*sizes, limits.grain]), shares, strict=True):

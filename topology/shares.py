@@ -11,13 +11,14 @@ from dataclasses import dataclass
 class Parts:
     """The parts of a region: how many ranks each can take, how many free slots it has, and how many it should keep.
 
-    ``room`` is a multiple of ``grain`` everywhere: parts get ranks in whole grains.
+    ``room`` is a multiple of ``grain`` everywhere: parts get ranks in whole grains. ``even``: spares are to be spread.
     """
 
     room: Sequence[int]
     free: Sequence[int]
     spares: Sequence[int]
     grain: int
+    even: bool = True
 
     def fit(self, block: int) -> list[int]:
         """How many blocks each part can take whole."""
@@ -27,11 +28,11 @@ class Parts:
         """Return the parts without what is taken."""
         room = [room - gone for room, gone in zip(self.room, taken, strict=True)]
         free = [free - gone for free, gone in zip(self.free, taken, strict=True)]
-        return Parts(room, free, self.spares, self.grain)
+        return Parts(room, free, self.spares, self.grain, self.even)
 
 
 def spread(total: int, parts: Parts, blocks: Sequence[int]) -> list[int]:
-    """Share ``total`` ranks in proportion to the free slots, but so that few blocks lie in several parts.
+    """Share ``total`` ranks in proportion to the free slots, or in order, so that few blocks lie in several parts.
 
     ``blocks``: the sizes of the blocks, smallest first. All blocks of a size that can stay whole do, unless a part had
     to give spares for that which it should keep, and would keep otherwise.
@@ -49,9 +50,9 @@ def spread(total: int, parts: Parts, blocks: Sequence[int]) -> list[int]:
         whole = [count * block for count in apportion(wanted, parts.free, low, fit)]
         rest = spread(total - wanted * block, parts.less(whole), blocks) if total % block else [0] * len(whole)
         shares = [a + b for a, b in zip(whole, rest, strict=True)]
-        if not _strips(shares, _evenly(total, parts, lower), parts):
+        if not parts.even or not _strips(shares, _evenly(total, parts, lower), parts):
             return shares
-    return _evenly(total, parts, lower)
+    return _evenly(total, parts, lower) if parts.even else _in_order(total, parts, lower)
 
 
 def from_the_front(total: int, parts: Parts, blocks: Sequence[int]) -> list[int]:
@@ -134,6 +135,12 @@ def _evenly(total: int, parts: Parts, lower: Sequence[int]) -> list[int]:
     grain = parts.grain
     shares = apportion(total // grain, parts.free, [low // grain for low in lower], parts.fit(grain))
     return [share * grain for share in shares]
+
+
+def _in_order(total: int, parts: Parts, lower: Sequence[int]) -> list[int]:
+    """Fill one part after the other, beyond what each gets in any case."""
+    rest = _fill(total - sum(lower), [room - low for room, low in zip(parts.room, lower, strict=True)])
+    return [low + more for low, more in zip(lower, rest, strict=True)]
 
 
 def _strips(shares: Sequence[int], even: Sequence[int], parts: Parts) -> bool:

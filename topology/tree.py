@@ -23,7 +23,7 @@ class Region:
     ``free``: its healthy slots without a role. ``spread``: spares are spread over its parts; else it is filled from the
     front. Of a node: ``slots`` are the positions of its usable slots, all of its slots if ``whole``; ``taken`` are the
     places of the sequence that are seated there. ``homes``: how many pools and domains it has that should each keep a
-    spare. ``room`` and ``grain`` are what ``measure`` found.
+    spare; ``even``: spares are spread over its parts in proportion. ``room`` and ``grain`` are what ``measure`` found.
     """
 
     levels: range = range(0)
@@ -34,6 +34,7 @@ class Region:
     whole: bool = False
     taken: list[tuple[int, int]] = field(default_factory=list)
     homes: int = 0
+    even: bool = True
     room: int = 0
     grain: int = 1
 

@@ -34,11 +34,16 @@ def hold_nodes(root: Region, layout: Layout, request: SpareRequest) -> list[Sequ
     return held
 
 
-def spread_no_more(region: Region) -> None:
-    """Let blocks of the mesh stay whole at any price: the spares are where they should be, or nobody asked for any."""
-    region.homes = 0
+def spread_no_more(region: Region, level: int | None) -> None:
+    """Let blocks of the mesh stay whole at any price, inside the regions of a level excepted.
+
+    The spares are where they should be, or nobody asked for any.
+    """
+    if level is not None and level in region.levels:
+        return
+    region.even = False
     for part in region.parts:
-        spread_no_more(part)
+        spread_no_more(part, level)
 
 
 def _chosen(root: Region, ranks: int, request: SpareRequest, *, evenly: bool) -> list[Region]:
