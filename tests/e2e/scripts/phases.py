@@ -15,6 +15,7 @@ import json
 import os
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import steps  # type: ignore[import-not-found]  # beside this script, as users have their modules
@@ -50,8 +51,8 @@ pause("start")
 meet = dist.init_process_group
 
 
-def init_process_group(backend: str) -> None:
-    meet(backend)
+def init_process_group(backend: str, timeout: timedelta) -> None:
+    meet(backend, timeout=timeout)
     pause("first")
 
 
