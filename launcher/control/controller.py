@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from tlaunch.launcher.control.commit import Committed, Ledger
 from tlaunch.launcher.control.deciding import Decider
-from tlaunch.launcher.control.probe import Verdict, probe_all
+from tlaunch.launcher.control.probe import Answer, Verdict, probe_all
 from tlaunch.launcher.control.records import Registration
 from tlaunch.launcher.control.snapshot import Moment, View, snapshot
 from tlaunch.launcher.control.timing import Timing
@@ -150,6 +150,8 @@ class Controller:
             # A bug of ours, caught before it did harm: the plan stays as it is until something else happens.
             log.exception("no plan was made of: %s", "; ".join(map(str, events[:TOLD])))
             outcome = Outcome()
+        if outcome.plan is not None and await self._newcomer_gone(view, cluster, outcome.plan):
+            return None, 0.0
         if outcome.look_again is None:
             self._waiting_since = None
         elif self._waiting_since is None:
@@ -203,14 +205,28 @@ class Controller:
         """
         seated = frozenset(cluster.plan.nodes if cluster.plan else ()) & cluster.alive
         asked = {name: record for name, record in view.below(Registration, self.ledger.keys.agents) if name in seated}
-        answers = await probe_all(asked.values(), self.timing.probe)
+        answers = await self._ask(view, asked)
         self._clocks = {name: answer.clock for name, answer in answers.items() if answer.clock is not None}
+        unheard = seated - asked.keys()
+        return unheard | {name for name, answer in answers.items() if answer.verdict is Verdict.SILENT}
+
+    async def _newcomer_gone(self, view: View, cluster: Cluster, plan: Plan) -> bool:
+        """Whether a plan moves ranks to a node that is certainly gone: nobody has missed its spares so far."""
+        if cluster.plan is None or plan.result is not None:
+            return False
+        newcomers = frozenset(plan.nodes) - frozenset(cluster.plan.nodes)
+        registered = view.below(Registration, self.ledger.keys.agents)
+        await self._ask(view, {name: record for name, record in registered if name in newcomers})
+        return not newcomers.isdisjoint(self._gone(view))
+
+    async def _ask(self, view: View, asked: Mapping[str, Registration]) -> Mapping[str, Answer]:
+        """Probe agents, and strike off those that are certainly gone."""
+        answers = await probe_all(asked.values(), self.timing.probe)
         for name, answer in answers.items():
             if answer.verdict is Verdict.GONE:
                 log.warning("node %s does not answer: its agent is gone", name)
                 await self._strike_off(view, name)
-        unheard = seated - asked.keys()
-        return unheard | {name for name, answer in answers.items() if answer.verdict is Verdict.SILENT}
+        return answers
 
     async def _strike_off(self, view: View, node: str) -> None:
         """Delete a registration, so that every later controller knows too.

@@ -207,6 +207,17 @@ async def test_a_rank_fails_because_a_node_is_gone_and_the_node_is_the_cause() -
         assert await on.store.get(KEYS.agent("node-1")) is None, "every later controller must know it too"
 
 
+async def test_no_rank_moves_to_a_spare_whose_node_is_gone_unnoticed() -> None:
+    async with stage(spec=replace(SPEC, mesh=Mesh.flat(2), spares=4)) as (on, listeners):
+        first = await on.plan(1)
+        assert [seat.slot.node for seat in first.seats] == ["node-0", "node-0"]
+        await listeners["node-1"].close()
+        await on.store.put(KEYS.report("node-0"), encode(Report(1, {}, {0: "XID 79", 1: "XID 79"})))
+        plan = await on.plan(2)
+        assert [seat.slot.node for seat in plan.seats] == ["node-2", "node-2"]
+        assert await on.store.get(KEYS.agent("node-1")) is None
+
+
 async def test_while_an_agent_is_silent_nothing_is_decided_until_its_lease_must_have_run_out() -> None:
     async with stage() as (on, listeners):
         await on.plan(1)
