@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections import OrderedDict
+from collections.abc import Callable
 
 from tlaunch.checkpoint.errors import Damaged
 from tlaunch.checkpoint.files import Files, why
@@ -77,8 +78,10 @@ class ShardReader:
             raise Damaged(f"{where}: bytes {begin} to {begin + len(out)} have changed: their checksum does not fit")
 
 
-def verify(files: Files, address: Address, manifest: Manifest) -> int:
+def verify(files: Files, address: Address, manifest: Manifest, told: Callable[[int], object] | None = None) -> int:
     """Read all of a checkpoint and compare every checksum. Returns how many bytes were read.
+
+    ``told`` is called with the number of bytes after each block.
 
     Raises:
         Damaged: with the first thing that is wrong.
@@ -96,5 +99,8 @@ def verify(files: Files, address: Address, manifest: Manifest) -> int:
         if size != file.size:
             raise Damaged(f"{where}: this shard has {size} bytes, expected {file.size}")
         for begin in range(0, file.size, BLOCK):
-            reader.fill(index, begin, buffer[: min(BLOCK, file.size - begin)])
+            count = min(BLOCK, file.size - begin)
+            reader.fill(index, begin, buffer[:count])
+            if told is not None:
+                told(count)
     return reader.bytes_read

@@ -12,7 +12,7 @@ import typer
 from typer.main import get_command
 
 from tlaunch.errors import InputError
-from tlaunch.launcher.cli import discover, options, topology
+from tlaunch.launcher.cli import checkpoint, discover, options, topology
 from tlaunch.launcher.cli.flags import Flag, flags_of, read_words
 from tlaunch.launcher.cli.nearest import did_you_mean
 
@@ -72,6 +72,15 @@ def _everything() -> typer.Typer:
     summary = "Show what each source says about where nodes are, and what wins."
     _add(machines, "discover", discover.DiscoverOptions, "discover", summary, module="discover")
     app.add_typer(machines, name="topology")
+    saved = _typer(help="Look at checkpoints, check them, and remove old ones.")
+    for name, cls, summary in (
+        ("ls", checkpoint.ListOptions, "List the checkpoints of a job."),
+        ("show", checkpoint.ShowOptions, "Show what a checkpoint holds."),
+        ("verify", checkpoint.VerifyOptions, "Compare every byte with its checksum."),
+        ("prune", checkpoint.PruneOptions, "Remove old checkpoints."),
+    ):
+        _add(saved, name, cls, name, summary, module="checkpoint")
+    app.add_typer(saved, name="checkpoint")
     return app
 
 
