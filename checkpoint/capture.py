@@ -8,9 +8,8 @@ a normalisation, may change at any time and is copied before ``save`` returns; i
 from __future__ import annotations
 
 import ctypes
-import threading
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass
 
 import torch
@@ -38,8 +37,8 @@ class Target:
 class Capture:
     """One copy that is under way. ``done`` resolves when everything is in the arena."""
 
-    def __init__(self, arena: Arena, now: Sequence[Target], later: Sequence[Target]) -> None:
-        """Copy ``now`` at once, and start to copy ``later``."""
+    def __init__(self, arena: Arena, now: Sequence[Target], later: Sequence[Target], copiers: Executor) -> None:
+        """Copy ``now`` at once, and have ``later`` copied by one of the ``copiers``, which are threads."""
         self.done: Future[None] = Future()
         self._arena = arena
         self._events: list[torch.cuda.Event] = []
@@ -48,12 +47,11 @@ class Capture:
         if any(target.held.local.is_cuda for target in later):
             self._on_side_stream(later)
             later = [target for target in later if not target.held.local.is_cuda]
-        self._thread = threading.Thread(target=self._run, args=(later,), name="checkpoint capture", daemon=True)
-        self._thread.start()
+        copiers.submit(self._run, later)
 
     def wait(self) -> None:
         """Wait until the tensors may change."""
-        self._thread.join()
+        wait([self.done])
 
     def _run(self, targets: Sequence[Target]) -> None:
         try:

@@ -16,30 +16,28 @@ import logging
 import os
 import socket
 from collections.abc import Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import version
 from types import TracebackType
 from typing import Literal, Self
 
 import torch
 
-from tlaunch.checkpoint import random_state
 from tlaunch.checkpoint.arena import aligned
-from tlaunch.checkpoint.capture import Capture, StepGuard, Target
+from tlaunch.checkpoint.capture import Capture, StepGuard
 from tlaunch.checkpoint.catalog import Keep
 from tlaunch.checkpoint.commit import clean, take_generation
 from tlaunch.checkpoint.errors import CheckpointError, Unusable
-from tlaunch.checkpoint.flat import Flat, State, expand, flatten, steady_storages
-from tlaunch.checkpoint.layout import RESERVED
+from tlaunch.checkpoint.flat import State
 from tlaunch.checkpoint.link import SOCKET, SaverHome
 from tlaunch.checkpoint.manifest import Manifest
 from tlaunch.checkpoint.places import open_files
-from tlaunch.checkpoint.plan import Place, Plan
+from tlaunch.checkpoint.plan import plan_to_bytes
+from tlaunch.checkpoint.preparing import Preparing
 from tlaunch.checkpoint.ranks import Node, Ranks
 from tlaunch.checkpoint.restoring import restore
 from tlaunch.checkpoint.saving import Saving
-from tlaunch.checkpoint.slices import Inventory, Share, held, inventory, share_out
-from tlaunch.checkpoint.values import Json, to_json
+from tlaunch.checkpoint.values import Json
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +82,7 @@ class Checkpointer:
             raise Unusable(f"busy: expected 'wait' or 'skip', got {busy!r}")
         self._files = open_files(path)
         self._every, self._busy, self._mesh = every, busy, dict(mesh or {})
+        self._software = {"tlaunch": version("tlaunch"), "torch": str(torch.__version__)}
         self._ranks = Ranks()
         self.generation: int = self._ranks.from_first(self._take_over)
         """The number of this run among those that have written here."""
@@ -96,8 +95,9 @@ class Checkpointer:
             {"do": "open", "root": self._files.root, "last": keep.last if first else 0, "every": keep.every},
         )
         self._guard = StepGuard()
-        self._inventory: Inventory | None = None
-        self._share = Share(frozenset(), frozenset())
+        self._preparing = Preparing(self._ranks)
+        # The second goes on copying when the first has to wait for a new saver.
+        self._copiers = ThreadPoolExecutor(2, thread_name_prefix="checkpoint capture")
         self._closed = False
 
     # --- saving ----------------------------------------------------------------------------------------------------
@@ -120,24 +120,22 @@ class Checkpointer:
         if step % self._every:
             return _resolved(result=False)
         self._guard.wait()  # a capture of the step before, where no optimizer has waited for it
-        flat = self._flat(state)
-        values = {name: to_json(value, name) for name, value in flat.values.items()}
-        found = inventory(flat)
-        if found != self._inventory:
-            self._agree(found)
-        targets, places, size = self._layout(flat)
-        plan = Plan(self._part(step, {name: values[name] for name in self._share.values}), places).to_bytes()
-        self._saving.resize(size + max(PLAN_SPACE, len(plan)))
+        order = self._preparing.order(state)
+        shape = order.shape
+        plan = plan_to_bytes(self._part(step, order.values), shape.boxes)
+        begin = aligned(shape.layout.size)
+        self._saving.resize(begin + max(PLAN_SPACE, len(plan)))
         buffer = self._saving.free_buffer(wait=self._busy == "wait")
         if buffer is None:
             log.warning("step %d is not saved: the one before is still being written", step)
             return _resolved(result=False)
         future = self._saving.expect(step)
-        buffer.arena.view[size : size + len(plan)] = plan
-        later = [target for name, target in targets if name in flat.steady]
-        capture = Capture(buffer.arena, [target for name, target in targets if name not in flat.steady], later)
+        view = buffer.arena.view
+        view[: len(shape.layout.header)] = shape.layout.header
+        view[begin : begin + len(plan)] = plan
+        capture = Capture(buffer.arena, order.now, shape.later, self._copiers)
         self._guard.watch(capture)
-        self._saving.hand_over(step, buffer, capture, size, len(plan))
+        self._saving.hand_over(step, buffer, capture, shape.layout.size, slice(begin, begin + len(plan)))
         return future
 
     def wait_captured(self) -> None:
@@ -154,6 +152,8 @@ class Checkpointer:
             return
         self._closed = True
         self._guard.close()
+        self._copiers.shutdown()
+        self._preparing.forget()
         self._saving.wait()
         self._saving.close()
         if self._home is not None:
@@ -210,33 +210,6 @@ class Checkpointer:
             self._home.start()
         return self._socket
 
-    def _flat(self, state: State) -> Flat:
-        tree = expand(state)
-        taken = next((name for name in RESERVED if name in tree), None)
-        if taken is not None:
-            raise Unusable(f"{taken}: this name is taken; expected another one in the state")
-        tree["ranks"] = {str(self._ranks.rank): {"random": random_state.capture()}}
-        return flatten(tree, steady_storages(state))
-
-    def _agree(self, found: Inventory) -> None:
-        """Share out with all ranks who writes what. Collective, as the shape of the state changes for all at once."""
-        self._share = share_out(self._ranks.everybody(found))[self._ranks.rank]
-        self._inventory = found
-
-    def _layout(self, flat: Flat) -> tuple[list[tuple[str, Target]], tuple[Place, ...], int]:
-        targets: list[tuple[str, Target]] = []
-        places: list[Place] = []
-        end = 0
-        for name, tensor in flat.tensors.items():
-            part = held(name, tensor)
-            if (name, part.region) not in self._share.boxes:
-                continue
-            size = part.local.numel() * part.local.element_size()
-            targets.append((name, Target(part, end, size)))
-            places.append(Place(name, part.dtype, part.shape, part.region, end))
-            end += aligned(size)
-        return targets, tuple(places), end
-
     def _part(self, step: int, values: dict[str, Json]) -> Manifest:
         return Manifest(
             step=step,
@@ -246,7 +219,7 @@ class Checkpointer:
             created=_now(),
             values=values,
             mesh=self._mesh,
-            software={"tlaunch": version("tlaunch"), "torch": torch.__version__},
+            software=self._software,
         )
 
 

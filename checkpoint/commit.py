@@ -10,14 +10,14 @@ A writer takes a *generation*, a number above all that were taken before. From t
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from tlaunch.checkpoint.errors import Damaged, Superseded
 from tlaunch.checkpoint.files import TRASH, Files, why
 from tlaunch.checkpoint.layout import MANIFEST, Address, address_of, generation_file, generation_of, rank_of, shard_name
-from tlaunch.checkpoint.manifest import MAX_BYTES, Manifest, from_bytes, merge, to_bytes
-from tlaunch.checkpoint.shard import Piece, write_shard
+from tlaunch.checkpoint.manifest import MAX_BYTES, Manifest, Tensor, from_bytes, merge, to_bytes
+from tlaunch.checkpoint.shard import Piece, arrange, described, write_file
 from tlaunch.checkpoint.values import Json
 
 _OWNER_BYTES = 4096
@@ -64,12 +64,22 @@ def write_part(files: Files, part: Manifest, pieces: Sequence[Piece]) -> None:
     Raises:
         CheckpointError: it could not be written.
     """
+    layout = arrange(pieces)
+    write_shard(files, part, described(layout.boxes), layout.header, *(piece.data for piece, _ in layout.boxes))
+
+
+def write_shard(files: Files, part: Manifest, tensors: Mapping[str, Tensor], *buffers: bytes | memoryview) -> None:
+    """Do the same where the bytes of the shard are there as they are, one buffer after the other.
+
+    Raises:
+        CheckpointError: it could not be written.
+    """
     (rank,) = part.ranks
     address = Address(part.generation, part.step)
     name = shard_name(rank)
     try:
         files.make(address.folder)
-        file, tensors = write_shard(files, address.folder, name, pieces)
+        file = write_file(files, address.folder, name, *buffers)
     except OSError as error:
         raise why(error, "writing a shard", f"{files.root}/{address.folder}/{name}") from error
     try:

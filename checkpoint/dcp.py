@@ -50,7 +50,7 @@ from tlaunch.checkpoint.memory import memory_of
 from tlaunch.checkpoint.places import open_files
 from tlaunch.checkpoint.region import Region
 from tlaunch.checkpoint.resharding import Wanted, load
-from tlaunch.checkpoint.shard import Piece, write_shard
+from tlaunch.checkpoint.shard import Piece, write_pieces
 from tlaunch.checkpoint.values import Json, from_json, to_json
 
 PATHS = "dcp.paths"
@@ -123,7 +123,7 @@ class Writer(StorageWriter):
         pieces = [piece for piece, _ in kept]
         try:
             self._files.make(folder)
-            file, tensors = write_shard(self._files, folder, shard_name(rank), pieces)
+            file, tensors = write_pieces(self._files, folder, shard_name(rank), pieces)
         except OSError as error:
             raise why(error, "writing a shard", f"{self._files.root}/{folder}/{shard_name(rank)}") from error
         part = replace(blank, files=(file,), tensors=tensors, values=values)

@@ -89,7 +89,7 @@ def flatten(tree: Mapping[str, Any], steady: set[int] | None = None) -> Flat:
         Unusable: two leaves have the same name.
     """
     flat = Flat()
-    for name, leaf in _leaves(tree, ""):
+    for name, leaf in _leaves(tree, "") if tree else ():
         if name in flat.tensors or name in flat.values:
             raise Unusable(f"{name}: two things in the state have this name")
         if isinstance(leaf, torch.Tensor):
@@ -99,6 +99,18 @@ def flatten(tree: Mapping[str, Any], steady: set[int] | None = None) -> Flat:
         else:
             flat.values[name] = leaf
     return flat
+
+
+def joined(one: Flat, other: Flat) -> Flat:
+    """Return the leaves of both.
+
+    Raises:
+        Unusable: two leaves have the same name.
+    """
+    for name in (*other.tensors, *other.values):
+        if name in one.tensors or name in one.values:
+            raise Unusable(f"{name}: two things in the state have this name")
+    return Flat(one.tensors | other.tensors, one.values | other.values, one.steady | other.steady)
 
 
 def steady_storages(state: State) -> set[int]:

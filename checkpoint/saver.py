@@ -22,7 +22,7 @@ from pathlib import Path
 
 from tlaunch.checkpoint.arena import Arena
 from tlaunch.checkpoint.catalog import Keep, prune
-from tlaunch.checkpoint.commit import write_part
+from tlaunch.checkpoint.commit import write_shard
 from tlaunch.checkpoint.commits import Commits
 from tlaunch.checkpoint.errors import CheckpointError, Superseded
 from tlaunch.checkpoint.files import Files
@@ -30,6 +30,7 @@ from tlaunch.checkpoint.layout import Address
 from tlaunch.checkpoint.messages import Message, receive, send
 from tlaunch.checkpoint.places import open_files
 from tlaunch.checkpoint.plan import Plan
+from tlaunch.checkpoint.shard import described
 from tlaunch.checkpoint.tree import Node
 
 log = logging.getLogger(__name__)
@@ -95,7 +96,7 @@ class Trainer(threading.Thread):
         plan = Plan.from_bytes(bytes(view[begin : begin + size]))
         address = Address(plan.part.generation, step)
         try:
-            write_part(files, plan.part, plan.pieces(view))
+            write_shard(files, plan.part, described(plan.boxes), view[: message.at("shard_size").number()])
         except CheckpointError as error:
             self._answer("failed", step, index, error)
             return

@@ -94,9 +94,16 @@ class Saving:
             future = self._futures[step] = Future()
             return future
 
-    def hand_over(self, step: int, buffer: Buffer, capture: Capture, begin: int, size: int) -> None:
-        """Have a step saved as soon as it is captured. The plan lies in the arena from byte ``begin`` on."""
-        order: Message = {"do": "save", "step": step, "arena": buffer.index, "plan": begin, "plan_size": size}
+    def hand_over(self, step: int, buffer: Buffer, capture: Capture, size: int, plan: slice) -> None:
+        """Have a step saved as soon as it is captured: the shard is the first ``size`` bytes of the arena."""
+        order: Message = {
+            "do": "save",
+            "step": step,
+            "arena": buffer.index,
+            "shard_size": size,
+            "plan": plan.start,
+            "plan_size": plan.stop - plan.start,
+        }
 
         def captured(done: Future[None]) -> None:
             try:

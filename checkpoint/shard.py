@@ -6,10 +6,13 @@ second copy of everything, and does not sync. Tests read the files with ``safete
 
 from __future__ import annotations
 
+import contextlib
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from tlaunch.checkpoint.dtypes import BYTES
 from tlaunch.checkpoint.files import Files
@@ -21,14 +24,18 @@ _ALIGN = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """A slice of a global tensor to be written: ``data`` holds ``region`` of it row-major."""
+class Box:
+    """A slice of a global tensor: ``region`` of ``shape``."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     region: Region
-    data: memoryview
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes."""
+        return self.region.volume * BYTES[self.dtype]
 
     @property
     def key(self) -> str:
@@ -38,38 +45,80 @@ class Piece:
         return f"{self.name}@{','.join(map(str, self.region.offset))}"
 
 
-def write_shard(files: Files, folder: str, name: str, pieces: Sequence[Piece]) -> tuple[File, dict[str, Tensor]]:
+AnyBox = TypeVar("AnyBox", bound=Box)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece(Box):
+    """A slice to be written: ``data`` holds it row-major."""
+
+    data: memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class Layout(Generic[AnyBox]):
+    """A file before its tensors are there: its first bytes, and each box with the byte at which it begins."""
+
+    header: bytes
+    boxes: tuple[tuple[AnyBox, int], ...]
+    size: int
+
+
+def arrange(boxes: Sequence[AnyBox]) -> Layout[AnyBox]:
+    """Lay boxes out in a file, one right after the other."""
+    # The largest types first, so that every tensor is aligned to its own type without gaps, as readers expect.
+    ordered = sorted(boxes, key=lambda box: -BYTES[box.dtype])
+    table: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    at = 0
+    for box in ordered:
+        table[box.key] = {
+            "dtype": box.dtype,
+            "shape": list(box.region.shape),
+            "data_offsets": [at, at + box.size],
+        }
+        at += box.size
+    text = json.dumps(table, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % _ALIGN)
+    header = len(text).to_bytes(8, "little") + text
+    placed = []
+    at = len(header)
+    for box in ordered:
+        placed.append((box, at))
+        at += box.size
+    return Layout(header, tuple(placed), at)
+
+
+def described(boxes: Sequence[tuple[Box, int]]) -> dict[str, Tensor]:
+    """Return what a manifest says of boxes and their beginnings in its first file."""
+    tensors: dict[str, Tensor] = {}
+    for box, begin in boxes:
+        at = Slice(0, begin, box.region)
+        known = tensors.get(box.name)
+        tensors[box.name] = Tensor(box.dtype, box.shape, (at,) if known is None else (*known.slices, at))
+    return tensors
+
+
+def write_pieces(files: Files, folder: str, name: str, pieces: Sequence[Piece]) -> tuple[File, dict[str, Tensor]]:
     """Write slices into one file. Returns what a manifest says of it, where it is the first file.
 
     Raises:
         OSError: the file system failed; nothing stands under the name.
     """
-    # The largest types first, so that every tensor is aligned to its own type without gaps, as readers expect.
-    ordered = sorted(pieces, key=lambda piece: -BYTES[piece.dtype])
-    header = _header(ordered)
-    tensors: dict[str, Tensor] = {}
-    begin = len(header)
-    for piece in ordered:
-        at = Slice(0, begin, piece.region)
-        known = tensors.get(piece.name)
-        slices = (at,) if known is None else (*known.slices, at)
-        tensors[piece.name] = Tensor(piece.dtype, piece.shape, slices)
-        begin += len(piece.data)
+    layout = arrange(pieces)
+    file = write_file(files, folder, name, layout.header, *(piece.data for piece, _ in layout.boxes))
+    return file, described(layout.boxes)
+
+
+def write_file(files: Files, folder: str, name: str, *buffers: bytes | memoryview) -> File:
+    """Write a file whose bytes are those of the buffers, and take their checksums.
+
+    Raises:
+        OSError: the file system failed; nothing stands under the name.
+    """
     sums = Sums()
-    files.write(f"{folder}/{name}", sums.through(header, *(piece.data for piece in ordered)))
-    return File(name, begin, sums.blocks), tensors
-
-
-def _header(pieces: Sequence[Piece]) -> bytes:
-    table: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    begin = 0
-    for piece in pieces:
-        end = begin + len(piece.data)
-        table[piece.key] = {"dtype": piece.dtype, "shape": list(piece.region.shape), "data_offsets": [begin, end]}
-        begin = end
-    text = json.dumps(table, separators=(",", ":")).encode()
-    text += b" " * (-(8 + len(text)) % _ALIGN)
-    return len(text).to_bytes(8, "little") + text
+    with contextlib.closing(sums.through(*buffers)) as chunks:
+        files.write(f"{folder}/{name}", chunks)
+    return File(name, sum(len(buffer) for buffer in buffers), sums.blocks)
 
 
 class Sums:
@@ -85,15 +134,17 @@ class Sums:
         """CRC-32 of each ``BLOCK`` bytes that have gone by, the last of which may be fewer."""
         return (*self._blocks, self._crc) if self._filled else tuple(self._blocks)
 
-    def through(self, *buffers: bytes | memoryview) -> Iterator[memoryview]:
-        """Yield the buffers in pieces that end where blocks end."""
-        for buffer in buffers:
-            rest = memoryview(buffer).cast("B")
-            while rest:
-                piece, rest = rest[: BLOCK - self._filled], rest[BLOCK - self._filled :]
-                self._crc = zlib.crc32(piece, self._crc)
-                self._filled += len(piece)
-                if self._filled == BLOCK:
-                    self._blocks.append(self._crc)
-                    self._crc = self._filled = 0
-                yield piece
+    def through(self, *buffers: bytes | memoryview) -> Generator[memoryview, None, None]:
+        """Yield the buffers in pieces that end where blocks end; each is summed up while the caller writes it."""
+        with ThreadPoolExecutor(1, thread_name_prefix="checksums") as beside:
+            for buffer in buffers:
+                rest = memoryview(buffer).cast("B")
+                while rest:
+                    piece, rest = rest[: BLOCK - self._filled], rest[BLOCK - self._filled :]
+                    summed = beside.submit(zlib.crc32, piece, self._crc)
+                    yield piece
+                    self._crc = summed.result()
+                    self._filled += len(piece)
+                    if self._filled == BLOCK:
+                        self._blocks.append(self._crc)
+                        self._crc = self._filled = 0

@@ -27,6 +27,11 @@ class Held:
     region: Region
     local: torch.Tensor
 
+    @property
+    def size(self) -> int:
+        """Bytes of the box."""
+        return self.region.volume * dtypes.BYTES[self.dtype]
+
 
 def held(name: str, tensor: torch.Tensor) -> Held:
     """Return what this rank holds of a tensor.
@@ -59,7 +64,7 @@ class Inventory:
 def inventory(flat: Flat) -> Inventory:
     """Return what this rank holds."""
     parts = {name: held(name, tensor) for name, tensor in flat.tensors.items()}
-    boxes = ((name, at.region, at.region.volume * dtypes.BYTES[at.dtype]) for name, at in parts.items())
+    boxes = ((name, at.region, at.size) for name, at in parts.items())
     return Inventory(tuple(boxes), tuple(flat.values))
 
 

@@ -1,0 +1,143 @@
+"""From a state to what a save copies and writes: which tensors, to which byte of the shard, and which values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Any
+
+from tlaunch.checkpoint import random_state
+from tlaunch.checkpoint.capture import Target
+from tlaunch.checkpoint.errors import Unusable
+from tlaunch.checkpoint.flat import Flat, State, expand, flatten, joined, steady_storages
+from tlaunch.checkpoint.layout import RESERVED
+from tlaunch.checkpoint.outline import Outline, outline, parts_of
+from tlaunch.checkpoint.plan import boxes_to_bytes
+from tlaunch.checkpoint.ranks import Ranks
+from tlaunch.checkpoint.region import Region
+from tlaunch.checkpoint.shard import Box, Layout, arrange
+from tlaunch.checkpoint.slices import Held, Inventory, Share, held, inventory, share_out
+from tlaunch.checkpoint.values import Json, to_json
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What stays the same from save to save, as long as ``outline`` fits the modules and optimizers of the state."""
+
+    outline: Outline | None
+    loose: Mapping[str, tuple[str, tuple[int, ...], Region]]
+    """Type, shape and box of each tensor that stands in no module or optimizer."""
+    loose_values: AbstractSet[str]
+    values: frozenset[str]
+    """The values that this rank writes."""
+    layout: Layout[Box]
+    boxes: bytes
+    """What the plan says of the layout."""
+    begins: Mapping[str, int]
+    """Where the tensors that this rank writes begin in the shard."""
+    now: tuple[Target, ...]
+    """Tensors of modules and optimizers that may change at any time."""
+    later: tuple[Target, ...]
+    """Those that only ``optimizer.step()`` changes."""
+
+    def fits(self, parts: Mapping[str, Any], loose: Mapping[str, Held], values: Mapping[str, object]) -> bool:
+        """Whether a state still has this shape."""
+        return (
+            self.outline is not None
+            and self.loose_values == values.keys()
+            and self.loose == {name: _box_of(at) for name, at in loose.items()}
+            and self.outline.fits(parts)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What one save is to do: copy ``now`` at once and ``shape.later`` beside the training."""
+
+    shape: Shape
+    now: Sequence[Target]
+    values: dict[str, Json]
+    """Those that this rank writes."""
+
+
+class Preparing:
+    """Prepares the saves of one rank. Ranks agree on who writes what when the shape of their states is new."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+        self._inventory: Inventory | None = None
+        self._share = Share(frozenset(), frozenset())
+        self._shape: Shape | None = None
+
+    def order(self, state: State) -> Order:
+        """Return what saving this state means.
+
+        Raises:
+            Unusable: something in the state has no representation; its name is in the message.
+        """
+        parts = parts_of(state)
+        loose = self._loose({str(name): value for name, value in state.items() if str(name) not in parts})
+        boxes = {name: held(name, tensor) for name, tensor in loose.tensors.items()}
+        shape = self._shape
+        if shape is not None and shape.outline is not None and shape.fits(parts, boxes, loose.values):
+            values = _checked(shape.outline.values(), loose.values)
+        else:
+            fixed = leaves_of(parts)
+            values = _checked(fixed.values, loose.values)
+            shape = self._drawn(parts, fixed, loose)
+        now = [Target(boxes[name], shape.begins[name], boxes[name].size) for name in boxes if name in shape.begins]
+        return Order(shape, [*now, *shape.now], {name: values[name] for name in values if name in shape.values})
+
+    def forget(self) -> None:
+        """Let go of the tensors of the last save."""
+        self._shape = None
+
+    def _loose(self, state: State) -> Flat:
+        """Return the leaves of what is neither module nor optimizer, and what each rank has for itself."""
+        taken = next((name for name in RESERVED if name in state), None)
+        if taken is not None:
+            raise Unusable(f"{taken}: this name is taken; expected another one in the state")
+        own = {"ranks": {str(self._ranks.rank): {"random": random_state.capture()}}}
+        return flatten({**expand(state), **own})
+
+    def _drawn(self, parts: Mapping[str, Any], fixed: Flat, loose: Flat) -> Shape:
+        """Work everything out anew, with the other ranks where the boxes are others than before. Collective then."""
+        flat = joined(fixed, loose)
+        found = inventory(flat)
+        if found != self._inventory:
+            self._share = share_out(self._ranks.everybody(found))[self._ranks.rank]
+            self._inventory = found
+        mine = {name: at for name, tensor in flat.tensors.items() if self._writes(name, at := held(name, tensor))}
+        layout = arrange([Box(name, at.dtype, at.shape, at.region) for name, at in mine.items()])
+        begins = {box.name: begin for box, begin in layout.boxes}
+        targets = {name: Target(mine[name], begins[name], mine[name].size) for name in mine if name in fixed.tensors}
+        shape = Shape(
+            outline=outline(parts, fixed),
+            loose={name: _box_of(held(name, tensor)) for name, tensor in loose.tensors.items()},
+            loose_values=loose.values.keys(),
+            values=self._share.values,
+            layout=layout,
+            boxes=boxes_to_bytes(layout.boxes),
+            begins=begins,
+            now=tuple(target for name, target in targets.items() if name not in fixed.steady),
+            later=tuple(target for name, target in targets.items() if name in fixed.steady),
+        )
+        self._shape = shape if shape.outline is not None else None
+        return shape
+
+    def _writes(self, name: str, at: Held) -> bool:
+        return (name, at.region) in self._share.boxes
+
+
+def leaves_of(parts: Mapping[str, Any]) -> Flat:
+    """Ask modules and optimizers for their states."""
+    return flatten(expand(parts), steady_storages(parts))
+
+
+def _box_of(at: Held) -> tuple[str, tuple[int, ...], Region]:
+    return at.dtype, at.shape, at.region
+
+
+def _checked(*tables: Mapping[str, object]) -> dict[str, Json]:
+    return {name: to_json(value, name) for table in tables for name, value in table.items()}
