@@ -47,8 +47,8 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## Train a small GPT on 64 ranks while a rank, a GPU and a node are killed under it
 	$(PY) examples/demo $(ARGS)
 
-test: $(READY)  ## Run every test; ARGS="-m 'not slow'" leaves out the long ones
-	$(PY) -m pytest $(ARGS)
+test: $(READY)  ## Run every test, two at a time; ARGS="-m 'not slow'" leaves out the long ones
+	$(PY) -m pytest -n 2 --dist worksteal $(ARGS)
 
 soak: $(READY)  ## Kill at random 200 times in one job and see that nothing piles up; half an hour at most
 	$(PY) -m tests.e2e.soak $(ARGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -21,12 +22,26 @@ from tlaunch.launcher.store.endpoints import Endpoints
 DEADLINE = 20.0
 
 
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_PORTS = [20_000 + 1_500 * (_WORKER % 8) + (os.getpid() + number) % 1_500 for number in range(1_500)]
+_untried = itertools.cycle(_PORTS)
+
+
 def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for sock in sockets:
-            sock.bind(("127.0.0.1", 0))
-        return [sock.getsockname()[1] for sock in sockets]
+    """Ports that stay free until a member takes them, and while it is down.
+
+    They lie below those that the kernel gives away by itself, and no two workers of a test run draw from the same ones.
+    """
+    return list(itertools.islice(filter(_is_free, _untried), count))
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as sock:
+        try:
+            sock.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 class Member:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-PATIENCE = 2.0  # seconds that things which are just about to go are waited for
+PATIENCE = 5.0  # seconds that things which are just about to go are waited for
 MARK = "TLAUNCH_TEST_RUN"
 STDERR = 2
 SHARED_MEMORY = Path("/dev/shm")
@@ -45,7 +45,7 @@ class Holdings:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run of pytest: the mark that its processes inherit, and the directory of its temporary files."""
+    """One run of pytest, or one of its workers: the mark that its processes inherit, and its temporary directory."""
 
     mark: str
     temporary: Path
@@ -62,13 +62,13 @@ class Run:
 
     def leaked(self, before: Holdings, patience: float = PATIENCE) -> list[str]:
         """Return one line for each thing that is held now and was not before, after waiting for it to go."""
-        deadline = time.monotonic() + patience
         new = _new(before, self.take())
-        if new:
-            gc.collect()  # what hangs in a reference cycle is closed late, but it is not lost
-        while new and time.monotonic() < deadline:
+        if not new:
+            return []
+        gc.collect()  # what hangs in a reference cycle is closed late, but it is not lost
+        deadline = time.monotonic() + patience  # only now: on a busy machine all this takes seconds
+        while (new := _new(before, self.take())) and time.monotonic() < deadline:
             time.sleep(0.02)
-            new = _new(before, self.take())
         return new
 
 
@@ -147,7 +147,10 @@ def _files(temporary: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _foreign(path: Path, mine: set[int]) -> bool:
-    """Whether a process outside this test run holds the shared memory: other programs on this machine use some too."""
+    """Whether a process outside this test run holds the shared memory: other programs on this machine use some too.
+
+    So do the other workers of a run, each of which is a ``Run`` of its own.
+    """
     return any(_maps(pid, path) for pid in psutil.pids() if pid not in mine)
 
 
