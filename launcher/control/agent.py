@@ -78,7 +78,7 @@ class Agent:
             venue=self._venue,
             timing=self._timing,
         )
-        await self._participant.take_part(self._output.run())
+        await self._participant.take_part(self._output.run)
 
     async def end(self) -> None:
         """End every process of this node, hand over what they have printed, and leave the job."""

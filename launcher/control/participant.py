@@ -106,8 +106,8 @@ class Participant:
         """Whether ranks of ours have failed in the present generation."""
         return any(ended.code != 0 for ended in self._slots.report.exits.values())
 
-    async def take_part(self, *beside: Coroutine[Any, Any, None]) -> None:
-        """Take part until the job has a result, and let other things of the node run beside it."""
+    async def take_part(self, *beside: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Take part until the job has a result, and let other things of the node run beside it once it has joined."""
         membership, report = self._membership, encode(self._slots.report)
         # What an agent of this name may have reported before us concerns nobody any more.
         self._report.adopt(revision := await membership.join(self._report.first(report)))
@@ -133,7 +133,7 @@ class Participant:
                 obey(self._store, self._keys, self._name, self._slots, head=head, retry=self._timing.retry),
                 self._keep_reporting(),
                 until_hopeless(head, lambda: self._slots.busy, self._timing.outage),
-                *beside,
+                *(start() for start in beside),
             )
 
     async def leave(self) -> None:
