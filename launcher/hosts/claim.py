@@ -42,7 +42,7 @@ async def claim(
         await asyncio.wait([holding])
         with contextlib.suppress(StoreError):  # then the lease frees the id, and the next job of this id clears up
             await claim.clear()
-        await claim.lease.revoke()
+            await claim.lease.revoke()
 
 
 class _Claim:

@@ -111,13 +111,14 @@ class _LocalRun:
         stack.callback(scratch.remove)
         zygote = _socket_in(scratch.path)
         await stack.enter_async_context(zygote_process(zygote, env, request.log_dir / "zygote.log", self._view.notice))
-        endpoints = request.endpoints
+        etcd, endpoints = None, request.endpoints
         if endpoints is None:
             etcd = await stack.enter_async_context(EmbeddedEtcd(request.log_dir))
             endpoints = etcd.endpoints
-            stack.callback(asyncio.create_task(self._mind(etcd)).cancel)
         store = await connect(endpoints)
         stack.push_async_callback(store.close)
+        if etcd is not None:
+            stack.callback(asyncio.create_task(self._mind(etcd, store)).cancel)
         stack.enter_context(register(request.spec.job_id, endpoints.environment()[ETCD]))
         await stack.enter_async_context(claim(store, self._watch.keys, request.spec, self._timing, self._watch.fail))
         # Only now that the id is ours: the file could be that of the job that has it.
@@ -127,9 +128,10 @@ class _LocalRun:
             await self._start_agent(node, {**env, **endpoints.environment()}, zygote)
         return store, log
 
-    async def _mind(self, etcd: EmbeddedEtcd) -> None:
-        """Nothing that the job still needs outlives its own etcd."""
+    async def _mind(self, etcd: EmbeddedEtcd, store: Store) -> None:
+        """Nothing that the job still needs outlives its own etcd, and nobody need wait for its answers."""
         self._watch.fail(f"the embedded etcd has ended: {await etcd.ended()}")
+        await store.close()
 
     async def _start_agent(self, node: Node, env: dict[str, str], zygote: str) -> None:
         request = self._request

@@ -64,6 +64,7 @@ class EtcdLease:
                 pb.LeaseRevokeRequest(ID=self._id),
                 what="end of a lease",
                 timeout=_REVOKE_WITHIN,
+                rounds=1,  # where nobody listens, waiting for somebody would only keep us from ending
             )
         except StoreError:
             # Gone already, or out of reach: then the server ends it itself when its time is up.

@@ -81,7 +81,16 @@ class Session:
         self._closed = True
         await self.cluster.close()
 
-    async def call(self, rpc: Rpc, request: Message, *, what: str, timeout: float, repeatable: bool = True) -> Message:
+    async def call(
+        self,
+        rpc: Rpc,
+        request: Message,
+        *,
+        what: str,
+        timeout: float,
+        repeatable: bool = True,
+        rounds: int | None = None,
+    ) -> Message:
         """Send a request until a member answers, and return the answer.
 
         Args:
@@ -91,6 +100,7 @@ class Session:
             timeout: seconds for everything together.
             repeatable: whether it does no harm when the request is done twice, or late. One that is not repeatable is
                 sent to another member only when it certainly has not been done.
+            rounds: how often each member is asked at most; as often as there is time for when it is ``None``.
 
         Raises:
             StoreUnavailable: no member answered in time; what is not repeatable was certainly not done.
@@ -111,7 +121,7 @@ class Session:
                 reason = str(error)
                 self.cluster.demote(member)
             if (attempt + 1) % len(self.cluster) == 0:
-                if sending.left <= pause:
+                if sending.left <= pause or (attempt + 1) // len(self.cluster) == rounds:
                     break
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)

@@ -27,7 +27,7 @@ def test_a_job_whose_own_etcd_is_killed_ends_and_says_so(tmp_path: Path) -> None
         started = time.monotonic()
         etcd.kill()
         assert job.ended() == 1, job.told()
-        assert time.monotonic() - started < 15
+        assert time.monotonic() - started < 5, "it must not wait for the answers of an etcd that is gone"
         reason = f"the embedded etcd has ended: killed by SIGKILL; see {job.logs / 'etcd.log'}"
         assert reason in console(job)
         assert psutil.wait_procs(processes, timeout=10)[1] == []

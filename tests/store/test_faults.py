@@ -17,6 +17,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from pathlib import Path
 
 import pytest
 
@@ -167,6 +168,19 @@ async def test_a_read_that_meets_a_stopped_member_is_answered_by_another(
     assert await store.get(prefix + "k", timeout=20.0) is None
     assert time.monotonic() - began < 3.0
     assert store.member != victim.host
+
+
+async def test_a_lease_of_a_cluster_that_is_gone_is_not_waited_for(tmp_path: Path) -> None:
+    with Members(tmp_path) as members:
+        members.heal()
+        store = await connect(members.endpoints)
+        lease = await store.lease(30.0)
+        for member in members.members:
+            member.kill()
+        began = time.monotonic()
+        await lease.revoke()
+        assert time.monotonic() - began < 1.0
+        await store.close()
 
 
 async def test_a_write_that_meets_a_stopping_member_is_unknown(members: Members, store: EtcdStore, prefix: str) -> None:
