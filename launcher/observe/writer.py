@@ -6,8 +6,11 @@ import os
 import queue
 import threading
 
-MOST_LINES = 100_000
-"""How many lines may wait for a reader; all that ranks print stands in their log files too."""
+MOST_BYTES = 1 << 24
+"""How much may wait for a reader; all that ranks print stands in their log files too."""
+
+PER_LINE = 100
+"""Bytes that a line which waits takes beside its text, so that empty ones cannot pile up without end either."""
 
 CLOSE_TIMEOUT = 5.0
 """Seconds that a reader has to take what is left."""
@@ -16,12 +19,15 @@ CLOSE_TIMEOUT = 5.0
 class Writer:
     """Writes lines to file descriptors, in order, from a thread of its own.
 
-    Lines that find the queue full are left out, and their number is told. A descriptor that cannot be written to any
+    Lines for which there is no room are left out, and their number is told. A descriptor that cannot be written to any
     more (its reader has gone, the disk is full) is given up in silence: a job does not end because of that.
     """
 
-    def __init__(self, most: int = MOST_LINES) -> None:
-        self._queue: queue.Queue[tuple[int, str] | None] = queue.Queue(most)
+    def __init__(self, most: int = MOST_BYTES) -> None:
+        self._queue: queue.SimpleQueue[tuple[int, bytes] | None] = queue.SimpleQueue()
+        self._most = most
+        self._waiting = 0
+        self._counting = threading.Lock()
         self._left_out = 0
         self._started = False
         self._closed = False
@@ -35,34 +41,35 @@ class Writer:
         if not self._started:
             self._started = True
             self._thread.start()
-        try:
-            if self._left_out:
-                self._queue.put_nowait((fd, f"({self._left_out} lines left out; the log files have them)"))
-                self._left_out = 0
-            self._queue.put_nowait((fd, line))
-        except queue.Full:
-            self._left_out += 1
+        told = f"({self._left_out} lines left out; the log files have them)\n" if self._left_out else ""
+        data = f"{told}{line}\n".encode(errors="replace")
+        with self._counting:
+            fits = self._waiting + len(data) + PER_LINE <= self._most
+            if fits:
+                self._waiting += len(data) + PER_LINE
+        if fits:
+            self._queue.put((fd, data))
+        self._left_out = 0 if fits else self._left_out + 1
 
     def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
         """Wait until all is written, for ``timeout`` seconds at most."""
         self._closed = True
         if not self._started:
             return
-        try:
-            self._queue.put(None, timeout=timeout)
-        except queue.Full:
-            return  # nobody has read anything all the time
+        self._queue.put(None)
         self._thread.join(timeout)
 
     def _run(self) -> None:
         broken: set[int] = set()
         while (item := self._queue.get()) is not None:
-            fd, line = item
+            fd, data = item
             if fd not in broken:
                 try:
-                    _write_all(fd, f"{line}\n".encode(errors="replace"))
+                    _write_all(fd, data)
                 except OSError:
                     broken.add(fd)
+            with self._counting:
+                self._waiting -= len(data) + PER_LINE
 
 
 def _write_all(fd: int, data: bytes) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tlaunch.launcher.observe.writer import Writer
+from tlaunch.launcher.observe.writer import PER_LINE, Writer
 
 LONG = "x" * 50_000
 """One fits into a pipe, two do not."""
@@ -41,8 +41,8 @@ def test_without_lines_there_is_no_thread() -> None:
 
 @pytest.fixture
 def stuck(pipe: tuple[int, int]) -> Writer:
-    """A writer with a queue of ten, whose thread hangs in writing its second line, and 18 lines left out."""
-    writer = Writer(most=10)
+    """A writer with room for eleven, whose thread hangs in writing its second line, and 18 lines left out."""
+    writer = Writer(most=11 * (len(LONG) + 1 + PER_LINE))
     for _ in range(2):
         writer.write(pipe[1], LONG)
     while writer._queue.qsize():
@@ -67,13 +67,28 @@ def test_a_reader_who_pauses_holds_nobody_up(pipe: tuple[int, int], stuck: Write
     os.close(reader)
 
 
+def test_lines_without_text_take_room_too(pipe: tuple[int, int]) -> None:
+    reader, end = pipe
+    writer = Writer(most=2 * (len(LONG) + 1 + PER_LINE))
+    for _ in range(2):
+        writer.write(end, LONG)
+        while writer._queue.qsize():
+            writer._thread.join(0.001)
+    empty = len(LONG) // PER_LINE + 2  # more than fit beside the second one, which is being written
+    for _ in range(empty):
+        writer.write(end, "")
+    assert 0 < writer._queue.qsize() < empty
+    os.close(reader)
+    writer.close()
+    assert not writer._thread.is_alive()
+
+
 def test_a_reader_who_never_comes_back_does_not_keep_us(pipe: tuple[int, int], stuck: Writer) -> None:
     reader, end = pipe
     stuck.close(0.01)
     assert stuck._thread.is_alive()
     stuck.write(end, "too late")
     os.close(reader)  # now the write fails
-    stuck._queue.put(None)
     stuck._thread.join(10)
     assert not stuck._thread.is_alive()
 
