@@ -98,7 +98,7 @@ class SimulatedSlots:
         self.done.setdefault(self._generation, time.monotonic())
         self._applied(self._generation)
 
-    def kill(self, rank: int) -> bool:
+    def kill(self, rank: int, *, trial: bool = False) -> bool:
         return False
 
     def fail(self, index: int, reason: str) -> None:

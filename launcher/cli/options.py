@@ -156,6 +156,6 @@ class DrainOptions(JobOptions):
 class KillOptions(JobOptions):
     """``tlaunch kill``."""
 
-    rank: int | None = flag("--rank", "R", "Kill the process of this rank.", whole(0))
+    rank: int | None = flag("--rank", "R", "Kill the process of this rank; --max-restarts does not count it.", whole(0))
     gpu: str | None = flag("--gpu", "NODE/gpu-I", "Report this GPU as broken and kill what runs on it.")
     node: str | None = flag("--node", "NODE", "Kill everything on this node, its agent included.")

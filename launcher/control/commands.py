@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 class Target(Protocol):
     """What an operator can try failures out on."""
 
-    def kill(self, rank: int) -> bool: ...
+    def kill(self, rank: int, *, trial: bool = False) -> bool: ...
     def fail(self, index: int, reason: str) -> None: ...
 
 
@@ -47,7 +47,7 @@ def _do(command: NodeCommand, slots: Target) -> None:
     log.warning("operator: %s", command)
     match command:
         case KillRank(rank):
-            if not slots.kill(rank):
+            if not slots.kill(rank, trial=True):
                 log.warning("rank %d does not run here any more", rank)
         case FailSlot(index, reason):
             slots.fail(index, reason)

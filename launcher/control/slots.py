@@ -39,7 +39,7 @@ class Running:
     """The live process of a rank, with its files and when it was ``started``, on the monotonic clock.
 
     ``yielding``: we end it ourselves, so that its exit is no news. ``killed_for``: why we have killed it, and since
-    when (monotonic time) that was the case.
+    when (monotonic time) that was the case; ``trial``: because an operator wanted that.
     """
 
     seat: AssignedSeat
@@ -48,6 +48,7 @@ class Running:
     started: float
     yielding: bool = False
     killed_for: tuple[str, float] | None = None
+    trial: bool = False
     stop_timer: asyncio.TimerHandle | None = None
 
 
@@ -134,10 +135,12 @@ class Slots:
         for index in sorted(wanted - self._standbys.keys()):
             self._standbys[index] = await self._standby(index)
 
-    def kill(self, rank: int) -> bool:
-        """SIGKILL the process of a rank, as an operator's trial; false when it does not run here."""
+    def kill(self, rank: int, *, trial: bool = False) -> bool:
+        """SIGKILL the process of a rank, as an operator's ``trial`` or not; false when it does not run here."""
         for running in self._running.values():
             if running.seat.rank == rank:
+                if trial:
+                    running.killed_for, running.trial = ("killed by an operator", time.monotonic()), True
                 running.process.kill(signal.SIGKILL)
                 return True
         return False
@@ -258,9 +261,9 @@ class Slots:
             log.info("rank %d has ended: %s", running.seat.rank, ended)
             noticed = running.process.noticed or time.monotonic()
             found = describe(ended, running.files, started=running.started, noticed=noticed, slots=self._node.slots)
-            if running.killed_for is not None:
+            if running.killed_for is not None and ended.code is None and ended.signal in {None, signal.SIGKILL}:
                 why, since = running.killed_for
-                found = replace(found, message=why, time=since)
+                found = replace(found, message=why, time=since, trial=running.trial)
             elif (killer := self._out_of_memory(ended)) is not None:
                 found = replace(found, message=killer)
             self._exits[running.seat.rank] = found

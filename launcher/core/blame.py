@@ -3,6 +3,8 @@
 A crash counts as the script's at first. A slot on which ranks crash again and again is taken for bad hardware: its rank
 moves to a spare, and what was counted because of the slot is forgiven. Should the rank fail on its new slot too, the
 failure has followed it: then it was the script's all along, everything is counted after all, and nobody moves again.
+
+What an operator had killed to try a failure out is nobody's fault.
 """
 
 from __future__ import annotations
@@ -45,6 +47,8 @@ def judge(cluster: Cluster, crash: RankFailed) -> Blame:
     """Say whose fault a crash is."""
     plan = cluster.plan
     assert plan is not None
+    if crash.exit.trial:
+        return Blame(plan.faults, plan.restarts, bad=None, tries=1, reason=None)
     fault = Fault(crash.rank, crash.slot, crash.exit.way, crash.exit.ran)
     tries = _in_a_row(plan.faults, fault) if crash.exit.bug else 1
     origin = {earlier.slot for earlier in plan.faults if _follows(earlier, fault, crash)}
@@ -64,7 +68,7 @@ def judge(cluster: Cluster, crash: RankFailed) -> Blame:
 def weighty(cluster: Cluster, events: Sequence[Event]) -> bool:
     """Tell whether more than a restart in place may come of these crashes, so that the first one should be certain."""
     crashes = [event for event in events if isinstance(event, RankFailed)]
-    if cluster.plan is None or not crashes or hardware_failed(events):
+    if cluster.plan is None or not crashes or crashes[0].exit.trial or hardware_failed(events):
         return False
     blame = judge(cluster, crashes[0])
     return blame.bad is not None or blame.tries >= TRIES or blame.restarts >= cluster.spec.max_restarts

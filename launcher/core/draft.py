@@ -94,11 +94,12 @@ class Draft:
             within=cluster.spec.swap_scope,
         )
 
-    def restart(self, rank: int, nth: int) -> None:
-        """Leave a rank where it is."""
+    def restart(self, rank: int, nth: int | None) -> None:
+        """Leave a rank where it is. ``nth``: which of the job's restarts that is, ``None`` if it does not count."""
         limit = self.cluster.spec.max_restarts
         slot = self.plan.seats[rank].slot
-        self.settled[rank] = f"restart rank {rank} in place on {slot} (restart {nth} of {limit})"
+        told = "an operator's trial, which is not counted" if nth is None else f"restart {nth} of {limit}"
+        self.settled[rank] = f"restart rank {rank} in place on {slot} ({told})"
 
     def swap(self, rank: int, to: Slot) -> None:
         """Move a rank to a spare."""

@@ -39,7 +39,7 @@ class Exit:
     ``message`` is the last line of its first traceback, ``traceback`` all of it (from the torchelastic error file, if
     it wrote one). ``output``: the last lines that it printed. ``host``: the name of the machine. ``time``: when it
     failed, in seconds on the monotonic clock of that machine, which nobody sets; it serves only to find which of
-    several failures came first. ``ran``: for how many seconds it had run then.
+    several failures came first. ``ran``: for how many seconds it had run then. ``trial``: an operator had it killed.
     """
 
     code: int | None = None
@@ -50,6 +50,7 @@ class Exit:
     host: str = ""
     time: float = 0.0
     ran: float = 0.0
+    trial: bool = False
 
     @property
     def ok(self) -> bool:

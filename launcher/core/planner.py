@@ -90,8 +90,9 @@ def _recover(cluster: Cluster, events: Sequence[Event], policy: Policy) -> Outco
     blame = None if crash is None else judge(draft.cluster, crash)
     if crash is not None and blame is not None:
         draft.charge(blame, crash.slot)
-    counted = blame is not None and blame.bad is None
-    failures = tuple(_failures(draft.cluster, events, crash if counted else None, 1 if blame is None else blame.tries))
+    stays = None if blame is None or blame.bad is not None else crash
+    failures = tuple(_failures(draft.cluster, events, stays, 1 if blame is None else blame.tries))
+    counted = any(failure.counted for failure in failures)
     traceback = None if crash is None else crash.exit.traceback
     for index, failure in enumerate(failures):
         decision = _settle(draft, failure, failures[index + 1 :], policy)
@@ -185,7 +186,7 @@ def _settle(draft: Draft, failure: Failure, pending: Sequence[Failure], policy: 
         case MoveGroup() if failure.group_move is not None:
             draft.move_group(failure.rank, failure.group_move)
         case Restart():
-            draft.restart(failure.rank, draft.plan.restarts + 1)
+            draft.restart(failure.rank, draft.plan.restarts + 1 if failure.counted else None)
         case Swap(to=to):
             draft.swap(failure.rank, to)
         case Shrink(replicas=replicas):

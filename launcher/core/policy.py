@@ -35,6 +35,11 @@ class Failure:
     tries: int = 1
     group_move: GroupMove | None = None
 
+    @property
+    def counted(self) -> bool:
+        """Whether ``--max-restarts`` counts it: a crash, unless an operator had the process killed to try that out."""
+        return self.kind == "crash" and not (self.exit is not None and self.exit.trial)
+
     def __str__(self) -> str:
         what = {"crash": "failed", "slot": "lost its slot", "node": "lost its node"}[self.kind]
         return f"rank {self.rank} on {self.slot} {what}: {one_line(self.reason)}"
@@ -95,7 +100,7 @@ class Policy:
                 f"{failure}; {failure.tries} tries in a row ended alike, so the fault is the script's{where}", code
             )
         limit, faults = cluster.spec.max_restarts, () if cluster.plan is None else cluster.plan.faults
-        if cluster.plan is not None and cluster.plan.restarts < limit:
+        if cluster.plan is not None and (cluster.plan.restarts < limit or not failure.counted):
             return Restart(failure.rank)
         counted = 1 if cluster.plan is None else cluster.plan.restarts + 1
         return Stop(

@@ -56,7 +56,7 @@ def _wait(decision: Wait, cluster: Cluster) -> str | None:
 
 def _change(decision: Restart | Swap | MoveGroup | Shrink, failure: Failure, draft: Draft) -> str | None:
     limit = draft.cluster.spec.max_restarts
-    if failure.kind == "crash" and draft.plan.restarts >= limit:
+    if failure.counted and draft.plan.restarts >= limit:
         return f"--max-restarts {limit} reached"
     if isinstance(decision, Shrink):
         return _shrink(decision, failure, draft)

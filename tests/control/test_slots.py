@@ -104,6 +104,21 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
     await stage.zygotes.close()
 
 
+async def test_an_operators_kill_is_reported_as_such(stage: Stage) -> None:
+    await stage.run(1, 0, 1)
+    for rank in (0, 1):
+        await stage.started(1, rank)
+    assert stage.slots.kill(0, trial=True)
+    assert stage.slots.kill(1)
+    async with asyncio.timeout(30):
+        while len(stage.slots.report.exits) < 2:
+            stage.changed.clear()
+            await stage.changed.wait()
+    exits = stage.slots.report.exits
+    assert (exits[0].trial, exits[0].signal, exits[0].message) == (True, signal.SIGKILL, "killed by an operator")
+    assert (exits[1].trial, exits[1].signal, exits[1].message) == (False, signal.SIGKILL, None)
+
+
 async def test_a_new_generation_ends_the_old_processes_before_it_starts_its_own(stage: Stage) -> None:
     await stage.run(1, 0, 1)
     old = [await stage.started(1, rank) for rank in (0, 1)]

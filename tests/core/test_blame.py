@@ -48,6 +48,30 @@ def fail(world: World, rank: int, ended: Exit) -> Plan:
     return world.plan
 
 
+# --- an operator's trials --------------------------------------------------------------------------------------------
+
+
+class Restarts(Policy):
+    """Would go on for ever."""
+
+    def on_failure(self, failure: Failure, cluster: Cluster) -> Decision:
+        return Restart(failure.rank)
+
+
+@pytest.mark.parametrize("policy", [Policy(), Restarts()], ids=["ladder", "policy"])
+def test_what_an_operator_has_killed_costs_neither_slot_nor_restarts(policy: Policy) -> None:
+    world = world_of(max_restarts=1)
+    world.policy = policy
+    assert fail(world, 2, SEGV).restarts == 1
+    for _ in range(TRIES + 1):
+        plan = fail(world, 2, Exit(signal=9, message="killed by an operator", time=1.0, ran=5.0, trial=True))
+        assert (plan.result, plan.restarts, plan.bad, len(plan.faults)) == (None, 1, (), 1)
+        assert plan.decisions == (
+            f"restart rank 2 in place on {plan.seats[2].slot} (an operator's trial, which is not counted)",
+        )
+    assert fail(world, 2, SEGV).result is not None, "what is its own still counts"
+
+
 # --- the same exception on every try ---------------------------------------------------------------------------------
 
 

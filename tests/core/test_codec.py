@@ -96,6 +96,7 @@ def test_a_document_is_what_people_would_write() -> None:
                     "host": "",
                     "time": 1.5,
                     "ran": 0.0,
+                    "trial": False,
                 },
             }
         ],
@@ -105,7 +106,7 @@ def test_a_document_is_what_people_would_write() -> None:
 
 
 REPORT = '{"kind":"Report","generation":3,"exits":{"5":%s},"bad":{}}'
-EXIT = '{"code":1,"signal":null,"message":null,"traceback":null,"output":null,"host":"","time":0,"ran":1}'
+EXIT = '{"code":1,"signal":null,"message":null,"traceback":null,"output":null,"host":"","time":0,"ran":1,"trial":false}'
 
 
 @pytest.mark.parametrize(
