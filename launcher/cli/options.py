@@ -104,6 +104,13 @@ class RunOptions(StoreOptions):
     min_world: int | None = flag(
         "--min-world", "N", "Fewest ranks to shrink to (default: one replica).", whole(1), panel=RECOVERY
     )
+    hang_timeout: int | None = flag(
+        "--hang-timeout",
+        "SECONDS",
+        "How long no rank may print or get further before one counts as hung; 0 is for ever (default: 0).",
+        whole(0),
+        panel=RECOVERY,
+    )
     policy: str | None = flag(
         "--policy", "MODULE:CLASS", "Your own policy on failures (default: the ladder).", panel=RECOVERY
     )

@@ -56,6 +56,7 @@ def build(given: RunOptions, env: Mapping[str, str]) -> RunRequest:
         max_restarts=given.max_restarts if given.max_restarts is not None else 3,
         swap_scope=given.swap_scope or "rack",
         min_world=min_world,
+        hang_timeout=float(given.hang_timeout or 0),
     )
     return RunRequest(
         spec=spec,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import socket
 import uuid
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
+from typing import Any
 
 from tlaunch.launcher.control.config import AgentConfig
 from tlaunch.launcher.control.meeting import Venue
@@ -16,6 +18,7 @@ from tlaunch.launcher.control.program import Program
 from tlaunch.launcher.control.records import Registration
 from tlaunch.launcher.control.slots import Slots
 from tlaunch.launcher.control.timing import Timing
+from tlaunch.launcher.control.vigil import Vigil
 from tlaunch.launcher.control.zygotes import ZygoteSource, base_environment
 from tlaunch.launcher.core.policy import Policy
 from tlaunch.launcher.core.spec import JobSpec
@@ -47,6 +50,7 @@ class Agent:
             env=env,
             log_dir=config.log_dir,
             gpus=_has_gpus(),
+            asked=spec.hang_timeout > 0,
         )
         self._slots = Slots(
             config.node, program, self._zygotes.get, output, timing=self._timing, changed=self._report_due
@@ -78,7 +82,7 @@ class Agent:
             venue=self._venue,
             timing=self._timing,
         )
-        await self._participant.take_part(self._output.run)
+        await self._participant.take_part(self._output.run, *self._vigil())
 
     async def end(self) -> None:
         """End every process of this node, hand over what they have printed, and leave the job."""
@@ -89,6 +93,13 @@ class Agent:
             await self._participant.leave()
         await self._zygotes.close()
         await self._listener.close()
+
+    def _vigil(self) -> Iterator[Callable[[], Coroutine[Any, Any, None]]]:
+        """Yield what looks for ranks that hang, if anybody wants to know."""
+        timeout, slots = self._spec.hang_timeout, self._slots
+        if timeout > 0:
+            vigil = Vigil(lambda: slots.running, slots.tell_hung, timeout=timeout, slots=self._config.node.slots)
+            yield vigil.run
 
     def _report_due(self) -> None:
         if self._participant is not None:

@@ -33,7 +33,7 @@ def describe(ended: messages.Exit, files: RankFiles, *, started: float, noticed:
     """
     share = min(1.0, 8 / slots)
     said = None if ended.message is None or ended.message.startswith(_SAYS_NOTHING) else ended.message
-    words = "" if ended.ok else _last_words(files, recorded=ended.traceback is not None)
+    words = "" if ended.ok else last_words(files, recorded=ended.traceback is not None)
     traceback = ended.traceback[-int(LONGEST_TRACEBACK * share) :] if ended.traceback else None
     failed_at = _failed_at(ended.error_file, started, noticed)
     return Exit(
@@ -77,7 +77,7 @@ def _failed_at(error_file: str | None, started: float, noticed: float) -> float:
     return min(max(started, noticed - age), noticed)
 
 
-def _last_words(files: RankFiles, *, recorded: bool) -> str:
+def last_words(files: RankFiles, *, recorded: bool) -> str:
     """Return the last lines on standard error, or else on standard output.
 
     A traceback that is ``recorded`` is left out, and so are the frames of C++ under torch's warnings.

@@ -15,7 +15,7 @@ LEAST_SPACE = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class RankFiles:
-    """The files of one rank in one generation: what it prints, and the torchelastic error file."""
+    """The files of one rank in one generation: what it prints, the torchelastic error file, and where it stands."""
 
     folder: Path
     kept: bool = True
@@ -33,6 +33,11 @@ class RankFiles:
     def failure(self) -> str:
         return str(self.folder / "error.json")
 
+    @property
+    def stack(self) -> str:
+        """Where it answers ``STACK_SIGNAL``: the latest answer only."""
+        return str(self.folder / "stack.log") if self.kept else os.devnull
+
     def prepared(self) -> RankFiles:
         """Make the folder, and remove what a job before us in the same log directory has left in it.
 
@@ -40,7 +45,7 @@ class RankFiles:
         """
         if not _has_room(self.folder):
             return replace(self, kept=False)
-        for path in (self.out, self.err, self.failure):
+        for path in (self.out, self.err, self.failure, self.stack):
             Path(path).unlink(missing_ok=True)
         return self
 
@@ -59,7 +64,10 @@ def _has_room(folder: Path) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What every rank runs, from the agent's own command line, and where its output goes."""
+    """What every rank runs, from the agent's own command line, and where its output goes.
+
+    ``asked``: whether ranks may be asked for their stacks.
+    """
 
     job: str
     argv: tuple[str, ...]
@@ -69,6 +77,7 @@ class Program:
     env: Mapping[str, str]
     log_dir: Path
     gpus: bool
+    asked: bool = False
 
     def files(self, generation: int, rank: int) -> RankFiles:
         """Return where a rank's files are."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from tlaunch.launcher.core.assign import AssignedSeat, Assignment, Generation
 from tlaunch.launcher.core.events import Exit
+from tlaunch.launcher.core.hang import Hung
 from tlaunch.topology.model import Node
 
 __all__ = [
@@ -74,11 +75,15 @@ class Ack:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What an agent has to say of its slots: ranks of ``generation`` that ended, by rank; bad slots, by index."""
+    """What an agent has to say of its slots: ranks of ``generation`` that ended, by rank; bad slots, by index.
+
+    ``hung``: every rank that runs, by rank, as long as none of them gets any further.
+    """
 
     generation: int
     exits: Mapping[int, Exit] = field(default_factory=dict)
     bad: Mapping[int, str] = field(default_factory=dict)
+    hung: Mapping[int, Hung] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

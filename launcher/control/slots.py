@@ -20,6 +20,7 @@ from tlaunch.launcher.control.timing import Timing
 from tlaunch.launcher.core.assign import AssignedSeat, Assignment, Generation
 from tlaunch.launcher.core.environment import worker_environment
 from tlaunch.launcher.core.events import Exit
+from tlaunch.launcher.core.hang import Hung
 from tlaunch.launcher.process import messages
 from tlaunch.launcher.process.messages import Work
 from tlaunch.topology.model import Node
@@ -75,6 +76,7 @@ class Slots:
         self._standbys: dict[int, Process] = {}
         self._exits: dict[int, Exit] = {}
         self._bad: dict[int, str] = {}
+        self._hung: Mapping[int, Hung] = {}
         self._generation = 0
         self._oom_kills = OomKills.look()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -87,18 +89,31 @@ class Slots:
     @property
     def report(self) -> Report:
         """What the controller has to know of this node."""
-        return Report(self._generation, dict(self._exits), dict(self._bad))
+        return Report(self._generation, dict(self._exits), dict(self._bad), dict(self._hung))
 
     @property
     def busy(self) -> bool:
         """Whether any rank runs here."""
         return bool(self._running)
 
+    @property
+    def running(self) -> tuple[Running, ...]:
+        """The ranks that run here, without those that are being ended."""
+        return tuple(running for running in self._running.values() if not running.yielding)
+
+    def tell_hung(self, hung: Mapping[int, Hung]) -> None:
+        """Report which ranks do not get any further."""
+        for rank, found in hung.items():
+            log.warning("rank %d does not get any further: %s", rank, found.stack or found.waits or found.place)
+        self._hung = hung
+        self._changed()
+
     async def yield_stale(self, head: Generation, assignment: Assignment) -> None:
         """End every process that the assignment does not ask for, and forget how ranks of older generations ended."""
         if head.number != self._generation:
             self._generation = head.number
             self._exits.clear()
+            self._hung = {}
             self._oom_kills = OomKills.look()
         wanted = {seat.index: (seat.rank, seat.since) for seat in assignment.seats}
         stale = [
@@ -218,6 +233,7 @@ class Slots:
                     stderr=files.err,
                     module=program.module,
                     mode=program.start,
+                    stack=files.stack if program.asked else None,
                 )
             )
         except (TlaunchError, OSError) as error:

@@ -15,6 +15,7 @@ from tlaunch.launcher.core.assign import Assignment
 from tlaunch.launcher.core.cluster import Cluster
 from tlaunch.launcher.core.codec import CodecError, decode
 from tlaunch.launcher.core.events import Exit
+from tlaunch.launcher.core.hang import Hung, hanging
 from tlaunch.launcher.core.plan import Plan
 from tlaunch.launcher.core.spec import JobSpec
 from tlaunch.launcher.core.stored import KEPT_PLANS, StoredPlan, restored
@@ -144,7 +145,7 @@ def snapshot(view: View, spec: JobSpec, moment: Moment, gone: frozenset[str]) ->
         plan=plan,
         bad={**drained, **bad},
         drained=frozenset(drained.keys() - bad.keys()),
-        exits=_exits(view, plan),
+        exits=_exits(view, plan, moment.clocks, spec.hang_timeout),
         clocks=moment.clocks,
         acked=_acked(view, plan),
         stop=None if stop is None else (stop.reason, stop.code),
@@ -187,18 +188,23 @@ def _drained(view: View, machine: Machine) -> Mapping[Slot, str]:
     return {slot: reason for slot, reason in targets.items() if reason is not None}
 
 
-def _exits(view: View, plan: Plan | None) -> Mapping[int, Exit]:
-    """How ranks of the current generation ended. A report counts only from the node on which the plan has the rank."""
+def _exits(view: View, plan: Plan | None, clocks: Mapping[str, float], hang_timeout: float) -> Mapping[int, Exit]:
+    """How ranks of the current generation ended, and where all that are left hang, what stands for the end of one.
+
+    A report counts only from the node on which the plan has the rank.
+    """
     exits: dict[int, Exit] = {}
+    stuck: dict[int, Hung] = {}
     if plan is None:
         return exits
     for name, report in view.below(Report, view.keys.reports):
         if report.generation != plan.generation:
             continue
-        ranks = (rank for rank in report.exits if 0 <= rank < plan.world_size)
+        ranks = (rank for rank in (*report.exits, *report.hung) if 0 <= rank < plan.world_size)
         seated = {rank for rank in ranks if plan.seats[rank].slot.node == name}
-        exits.update({rank: report.exits[rank] for rank in seated})
-    return exits
+        exits.update({rank: report.exits[rank] for rank in seated & report.exits.keys()})
+        stuck.update({rank: report.hung[rank] for rank in seated & report.hung.keys()})
+    return {**exits, **hanging(plan, exits, stuck, clocks, hang_timeout)}
 
 
 def _acked(view: View, plan: Plan | None) -> frozenset[str]:

@@ -91,6 +91,12 @@ class Process:
         with contextlib.suppress(ProcessLookupError):
             _signal_group(self._pidfd, self.pid, number)
 
+    def signal_alone(self, number: int) -> None:
+        """Send a signal to the process itself, and not to what it has started. Nothing once it has ended."""
+        if self.state != "ended":
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, number)
+
     def is_stopped(self) -> bool:
         """Ask the kernel whether the process is stopped at this moment: the news may be on its way."""
         try:

@@ -47,7 +47,7 @@ def judge(cluster: Cluster, crash: RankFailed) -> Blame:
     """Say whose fault a crash is."""
     plan = cluster.plan
     assert plan is not None
-    if crash.exit.trial:
+    if crash.exit.trial or crash.exit.hang == "unclear":
         return Blame(plan.faults, plan.restarts, bad=None, tries=1, reason=None)
     fault = Fault(crash.rank, crash.slot, crash.exit.way, crash.exit.ran)
     tries = _in_a_row(plan.faults, fault) if crash.exit.bug else 1

@@ -21,8 +21,8 @@ class Cluster:
     ``machine``: every registered node, and every lost one that the plan still names. ``alive``: the names of the nodes
     whose agent is registered (or must still be assumed to be). ``bad``: slots reported bad or drained, with the reason;
     ``drained``: those of them that work and that an operator wants empty. ``exits``: for the ranks of the *current*
-    generation whose process has ended, how. ``acked``: nodes that have applied the current plan. ``history``: earlier
-    plans, oldest first, as far as the controller knows them.
+    generation whose process has ended, how; and for one that hangs and holds all others up. ``acked``: nodes that have
+    applied the current plan. ``history``: earlier plans, oldest first, as far as the controller knows them.
 
     ``clocks``: for each node that was asked, what to add to the times of its exits to have them on the controller's
     clock. ``now`` and ``planned_at`` are seconds on the controller's monotonic clock; ``started_at`` is when the job

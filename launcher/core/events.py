@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from signal import Signals
+from typing import Literal
 
 from tlaunch.launcher.core.symptoms import ACCELERATOR, BROKEN, LOST_PEER, alike, place, says
 from tlaunch.topology.explain import count
@@ -40,6 +41,9 @@ class Exit:
     it wrote one). ``output``: the last lines that it printed. ``host``: the name of the machine. ``time``: when it
     failed, in seconds on the monotonic clock of that machine, which nobody sets; it serves only to find which of
     several failures came first. ``ran``: for how many seconds it had run then. ``trial``: an operator had it killed.
+
+    ``hang``: it has not ended, but does not get any further; ``traceback`` is its stack. It is the ``cause`` of the
+    others' hanging, or stands for all where it is ``unclear`` which one that is.
     """
 
     code: int | None = None
@@ -51,6 +55,7 @@ class Exit:
     time: float = 0.0
     ran: float = 0.0
     trial: bool = False
+    hang: Literal["cause", "unclear"] | None = None
 
     @property
     def ok(self) -> bool:
@@ -62,12 +67,12 @@ class Exit:
 
         One that has left no traceback, for example because a library aborted it, may have said so in its last lines.
         """
-        return not self.broken and says(LOST_PEER, *self._said)
+        return self.hang is None and not self.broken and says(LOST_PEER, *self._said)
 
     @property
     def broken(self) -> bool:
         """Whether it says that the GPU is broken."""
-        return says(BROKEN, *self._said)
+        return self.hang is None and says(BROKEN, *self._said)
 
     @property
     def bug(self) -> str | None:
@@ -76,6 +81,8 @@ class Exit:
         ``None`` when it did not end with an exception, or when the exception may be another process's fault or the
         hardware's.
         """
+        if self.hang is not None:
+            return None
         where = None if self.traceback is None else place(self.traceback)
         if self.message is None or where is None or self.lost_peer or says(BROKEN + ACCELERATOR, *self._said):
             return None
@@ -99,9 +106,11 @@ class Exit:
 
     @property
     def how(self) -> str:
-        """The exit code or the signal."""
+        """The exit code, the signal, or that it hangs."""
         if self.signal is not None:
             return f"killed by {_signal_name(self.signal)}"
+        if self.hang is not None:
+            return "hang"
         return "its process is gone" if self.code is None else f"exit code {self.code}"
 
     def __str__(self) -> str:

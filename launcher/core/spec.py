@@ -18,8 +18,9 @@ class JobSpec:
     within the levels that the mesh names, does not start. ``max_restarts``:
     how many failures of the job's own code are forgiven. ``swap_scope``: how far a rank may move. ``min_world``: the
     fewest ranks that the job may shrink to. ``start_timeout``: seconds until all nodes must have registered.
-    ``ack_timeout``: seconds an agent has to apply a plan before its node counts as failed. ``script`` is for people to
-    read; agents run what their own command line names.
+    ``ack_timeout``: seconds an agent has to apply a plan before its node counts as failed. ``hang_timeout``: seconds in
+    which no rank prints anything or gets any further, before one of them counts as failed; 0 for never. ``script`` is
+    for people to read; agents run what their own command line names.
     """
 
     job_id: str
@@ -34,6 +35,7 @@ class JobSpec:
     ack_timeout: float = 60.0
     spread: SpareRequest | None = None
     strict: bool = False
+    hang_timeout: float = 0.0
 
     @property
     def world_size(self) -> int:

@@ -6,6 +6,7 @@ into the script, or into a fresh interpreter where the script would notice that 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import resource
@@ -21,7 +22,7 @@ from tlaunch.launcher.elastic.forkable import why_fresh
 from tlaunch.launcher.elastic.title import set_title
 from tlaunch.launcher.process.channel import Channel, ChannelClosed
 from tlaunch.launcher.process.lifeline import arm
-from tlaunch.launcher.process.messages import Work
+from tlaunch.launcher.process.messages import STACK_SIGNAL, Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,8 @@ class Standby:
             _exec(work, lifeline)
         self.ending.report_to(_move_high(os.dup(channel.fileno())))
         channel.close()
+        if work.stack is not None:
+            _answer_with_stack(work.stack)
         become(work, self.ending)
 
 
@@ -98,6 +101,18 @@ def _take_place(work: Work) -> None:
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         os.dup2(file, fd)
         os.close(file)
+
+
+def _answer_with_stack(path: str) -> None:
+    """Have ``STACK_SIGNAL`` write the stack of the main thread into a file, whatever that thread does.
+
+    Of that thread alone: nothing keeps the others from running meanwhile.
+    """
+    import faulthandler
+
+    with contextlib.suppress(OSError):  # the disk is full, perhaps; then nobody asks
+        file = _move_high(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644))
+        faulthandler.register(STACK_SIGNAL, file, all_threads=False)
 
 
 def _exec(work: Work, lifeline: int) -> None:

@@ -7,7 +7,8 @@
 ``decisions``      what was decided, a sentence each
 ``reasons``        why, a sentence each
 ``first_failure``  ``null``, or the rank that failed first, of those that the causes name: ``rank``, ``host``, ``node``,
-                   ``slot``, ``code``, ``signal``, ``message``, ``ran`` (seconds), ``last_lines``, ``traceback``
+                   ``slot``, ``code``, ``signal``, ``hang`` (true or false), ``message``, ``ran`` (seconds),
+                   ``last_lines``, ``traceback`` (of one that hangs, its stack)
 ``world_size``     ranks
 ``spares``         healthy slots without a rank
 ``restart_count``  what the ranks see as TORCHELASTIC_RESTART_COUNT
@@ -94,6 +95,7 @@ def _failure(failure: RankFailed) -> dict[str, Any]:
         "slot": str(failure.slot),
         "code": ended.code,
         "signal": ended.signal,
+        "hang": ended.hang is not None,
         "message": ended.message,
         "ran": round(ended.ran, 3),
         "last_lines": ended.output.splitlines() if ended.output else [],

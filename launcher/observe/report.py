@@ -61,11 +61,18 @@ def account(plan: Plan) -> list[str]:
     failure = first_failure(plan)
     if failure is None and not hardware_failed(plan.events):
         return []
-    return [*_why(plan), *(_last_lines(failure, LINES) if failure else [])]
+    return [*_why(plan), *(_last_lines(failure, LINES) if failure else []), *_stack(failure)]
 
 
 def _why(plan: Plan) -> list[str]:
     return [f"  {reason}" for reason in plan.reasons[:_SHOWN]]
+
+
+def _stack(failure: RankFailed | None) -> list[str]:
+    """Return where a rank hangs; an exception has been shown as the rank printed it."""
+    if failure is None or failure.exit.hang is None or failure.exit.traceback is None:
+        return []
+    return [f"  {line}" for line in failure.exit.traceback.rstrip().splitlines()[-2 * LINES :]]
 
 
 def _last_lines(failure: RankFailed, most: int | None = None) -> list[str]:

@@ -20,6 +20,9 @@ from typing import Any, Literal, Self
 
 Mode = Literal["fork", "fresh"]
 
+# What asks a worker for the stack of its main thread: a signal that neither scripts nor libraries are known to use.
+STACK_SIGNAL = signal.SIGRTMAX - 7
+
 # What the zygote must know of a worker's environment to describe its end.
 REPORTED_ENV = (
     "GROUP_RANK", "LOCAL_RANK", "PET_EVENT_LOG_HANDLER", "RANK", "ROLE_NAME",
@@ -34,6 +37,7 @@ class Work:
     ``env`` is the whole environment. ``stdout`` and ``stderr`` are files to append to. ``fork`` runs it in the forked
     interpreter where that cannot be noticed, ``fresh`` always in a new one. ``fds`` hands over open descriptors:
     each name becomes an environment variable that holds the descriptor's number; the sender keeps its own copy.
+    ``stack``: the file in which a forked interpreter answers ``STACK_SIGNAL``; ``None``: it does not.
     """
 
     argv: tuple[str, ...]
@@ -44,6 +48,7 @@ class Work:
     module: bool = False
     mode: Mode = "fork"
     fds: Mapping[str, int] = field(default_factory=dict)
+    stack: str | None = None
 
     def full_env(self) -> dict[str, str]:
         """Return the environment with the numbers of the descriptors that were handed over."""
@@ -60,6 +65,7 @@ class Work:
             "module": self.module,
             "mode": self.mode,
             "fds": list(self.fds),
+            "stack": self.stack,
         }
 
     @classmethod

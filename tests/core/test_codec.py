@@ -97,6 +97,7 @@ def test_a_document_is_what_people_would_write() -> None:
                     "time": 1.5,
                     "ran": 0.0,
                     "trial": False,
+                    "hang": None,
                 },
             }
         ],
@@ -105,8 +106,11 @@ def test_a_document_is_what_people_would_write() -> None:
     }
 
 
-REPORT = '{"kind":"Report","generation":3,"exits":{"5":%s},"bad":{}}'
-EXIT = '{"code":1,"signal":null,"message":null,"traceback":null,"output":null,"host":"","time":0,"ran":1,"trial":false}'
+REPORT = '{"kind":"Report","generation":3,"exits":{"5":%s},"bad":{},"hung":{}}'
+EXIT = (
+    '{"code":1,"signal":null,"message":null,"traceback":null,"output":null,"host":"","time":0,"ran":1,'
+    '"trial":false,"hang":null}'
+)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +136,7 @@ EXIT = '{"code":1,"signal":null,"message":null,"traceback":null,"output":null,"h
         (records.Report, REPORT % EXIT.replace(":0", ":1e999"), "exits.5.time", "a finite number"),
         (records.Report, REPORT.replace('"5"', '"05"') % EXIT, "exits.05", "a whole number as text"),
         (records.Report, REPORT.replace('"5"', '"x"') % EXIT, "exits.x", "a whole number as text"),
-        (records.Report, '{"kind":"Report","generation":3,"exits":[],"bad":{}}', "exits", "an object"),
+        (records.Report, '{"kind":"Report","generation":3,"exits":[],"bad":{},"hung":{}}', "exits", "an object"),
     ],
 )
 def test_a_document_that_does_not_fit_is_one_clear_line(cls: type, text: str, place: str, expected: str) -> None:

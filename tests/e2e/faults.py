@@ -37,6 +37,7 @@ REQUIRED: dict[str, tuple[str, ...]] = {
         "out-of-memory kill",
         "stopped (SIGSTOP)",
         "hang in a collective",
+        "hang, in Python or in C",
         "exits 0 early while others go on",
         "forks children of its own",
         "floods stdout",
@@ -88,7 +89,8 @@ Everything that agents, the controller and the launcher wait for has a deadline 
 below; `launcher/control/timing.py` has them, and refuses at the start values that do not fit each other. Three waits
 have no end of their own, on purpose. A node with nothing to do waits for the next plan, as long as the store can be
 reached. A standby waits for its agent's word, as long as the agent lives. And a node whose ranks run goes on trying to
-reach the store: an outage ends nothing.
+reach the store: an outage ends nothing. How long ranks may stand still only their user knows: `--hang-timeout`
+says so, and without it a hang ends with the timeout of the process group.
 """
 
 

@@ -19,6 +19,22 @@ PAIR = ("--nodes", "2", "--gpus-per-node", "1")
 
 LOST = "steps since the checkpoint"
 
+NOTICED = "with `--hang-timeout S`: no rank has printed anything or got any further for S seconds"
+HANG = fault(
+    "worker",
+    "hang, in Python or in C",
+    noticed=NOTICED,
+    decision="the rank that the others wait for is told by the stacks of all; restart in place of all ranks",
+    lost=f"{LOST}; S seconds",
+)
+HANG_OF_ALL = fault(
+    "worker",
+    "hang, in Python or in C",
+    noticed=f"{NOTICED}; all wait, or none does",
+    decision="the report says that the cause cannot be told; restart in place of all ranks",
+    lost=f"{LOST}; S seconds",
+)
+
 
 def first_cause(job: Job) -> str:
     """Return the first of the causes of the second generation."""
@@ -226,3 +242,37 @@ def test_a_rank_that_never_comes_to_a_collective_is_killed_when_the_others_give_
         assert not psutil.pid_exists(hung)
         assert "Timed out" in first_cause(job)
         job.finish()
+
+
+@HANG
+def test_a_rank_that_all_others_wait_for_is_found_before_they_give_up(tmp_path: Path) -> None:
+    with running(tmp_path, "--nodes", "2", "--gpus-per-node", "2", "--hang-timeout", "2") as job:
+        before = job.seats(0, 4)
+        job.goes_on(2.5, 4)  # it prints nothing all that time
+        for generation, rank, how in ((1, 3, "hang"), (2, 1, "lock")):
+            hung = job.trace(rank)[-1]["pid"]
+            job.trouble(rank, how)
+            assert job.seats(generation, 4) == before
+            assert not psutil.pid_exists(hung)
+            failure = job.events()[generation]["first_failure"]
+            assert (failure["rank"], failure["hang"]) == (rank, True)
+            others = "0-2" if rank == 3 else "0,2-3"
+            assert f" in hang; ranks {others} wait for it in all_reduce" in failure["message"]
+            assert "in misbehave" in failure["traceback"]
+        job.finish()
+        assert len(job.events()) == 4
+        assert "Stack (most recent call last):" in (tmp_path / "console").read_text()
+
+
+@HANG_OF_ALL
+def test_ranks_that_all_wait_for_each_other_are_restarted(tmp_path: Path) -> None:
+    script = tmp_path / "crossed.py"
+    script.write_text(
+        "import os, torch, torch.distributed as dist\n"
+        "dist.init_process_group('gloo')\n"
+        "if os.environ['TORCHELASTIC_RESTART_COUNT'] == '0':\n"
+        "    dist.recv(torch.zeros(1), 1 - dist.get_rank())\n"
+    )
+    with running(tmp_path, *PAIR, "--hang-timeout", "1", script=script) as job:
+        assert job.ended() == 0, job.told()
+        assert "all 2 ranks wait in collectives, so that the cause cannot be told" in first_cause(job)

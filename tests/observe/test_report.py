@@ -11,7 +11,7 @@ from tests.core.world import World, racks
 from tests.observe.jobs import END, FAILURE, JOB, RESTART, SWAP
 from tlaunch.launcher.core.events import Exit, StopRequested
 from tlaunch.launcher.observe.events import EventLog, entry
-from tlaunch.launcher.observe.report import account, first_failure, summary
+from tlaunch.launcher.observe.report import account, first_failure, row, summary
 
 TRACEBACK = 'Traceback (most recent call last):\n  File "train.py", line 62, in main\nValueError: bad batch'
 
@@ -70,6 +70,7 @@ def test_programs_read_the_same(world: World, tmp_path: Path) -> None:
         "slot": "r0-n1/gpu-0",
         "code": 3,
         "signal": None,
+        "hang": False,
         "message": "ValueError: bad batch",
         "ran": 2.0,
         "last_lines": ["step 1", "step 2"],
@@ -84,6 +85,18 @@ def test_lost_hardware_and_wishes_have_no_rank_that_failed_first() -> None:
     stopped = replace(RESTART, events=(StopRequested("ctrl-c", 130), FAILURE))
     assert first_failure(stopped) is None
     assert account(stopped) == []
+
+
+def test_of_one_that_hangs_it_is_shown_where() -> None:
+    stack = 'Stack (most recent call last):\n  File "train.py", line 7, in load\n'
+    hung = Exit(message="for 60 s at train.py:7 in load", traceback=stack, ran=3.0, hang="cause")
+    plan = replace(RESTART, events=(replace(FAILURE, exit=hung),), reasons=())
+    assert account(plan) == [
+        "  rank 1 had run for 3.0 s; it printed nothing else",
+        "  Stack (most recent call last):",
+        '    File "train.py", line 7, in load',
+    ]
+    assert row(plan).cause.endswith(" failed: hang: for 60 s at train.py:7 in load")
 
 
 def test_one_that_said_nothing() -> None:

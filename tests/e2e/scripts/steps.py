@@ -15,6 +15,7 @@ FOLDER/finish        end after the present step
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import signal
@@ -108,8 +109,8 @@ def misbehave(how: str, folder: Path) -> None:
             sys.exit(0)
         case "segv" | "kill":
             os.kill(os.getpid(), {"segv": signal.SIGSEGV, "kill": signal.SIGKILL}[how])
-        case "hang":
-            threading.Event().wait()
+        case "hang" | "lock":
+            hang(hold_interpreter=how == "lock")
         case "family":
             start_family(folder)
             raise RuntimeError("it leaves them behind")
@@ -119,6 +120,14 @@ def misbehave(how: str, folder: Path) -> None:
             flood(4 << 20)
         case "hog":
             hoard()
+
+
+def hang(*, hold_interpreter: bool) -> None:
+    """Wait for ever, in C with the interpreter's lock held or in Python."""
+    libc, mutex = ctypes.PyDLL(None), ctypes.create_string_buffer(64)
+    while hold_interpreter:
+        libc.pthread_mutex_lock(mutex)
+    threading.Event().wait()
 
 
 def flood(size: int) -> None:
