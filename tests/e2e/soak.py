@@ -43,7 +43,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.e2e.job import Job, command_lines, node_of, running
-from tests.support.leaks import MARK, Holdings, Run
+from tests.support.leaks import MARK, Holdings, Run, new_shared_memory
 from tlaunch.launcher.store import Endpoints, connect
 
 Kind = Literal["rank", "zygote", "node"]
@@ -252,7 +252,7 @@ class Soak:
             {
                 "processes": len(ours),
                 **{f"descriptors: {name}": number for name, number in self._descriptors().items()},
-                "shared memory": len(list(Path("/dev/shm").iterdir())),
+                "shared memory": len(new_shared_memory(self.before, self.run.take())),
                 "temporary files": sum(1 for _ in self.run.temporary.rglob("*")),
                 "keys": len(keys),
                 "bytes": sum(map(len, keys.values())),

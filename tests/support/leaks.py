@@ -72,17 +72,19 @@ class Run:
         return new
 
 
-def _new(before: Holdings, now: Holdings) -> list[str]:
+def new_shared_memory(before: Holdings, now: Holdings) -> list[str]:
+    """Describe the shared memory that was not there before and that no other program holds."""
     mine = {os.getpid(), *(process.pid for process in now.processes)}
+    new = now.shared_memory.keys() - before.shared_memory.keys()
+    return [now.shared_memory[path] for path in sorted(new) if not _foreign(path, mine)]
+
+
+def _new(before: Holdings, now: Holdings) -> list[str]:
     return [
         *(text for key, text in now.processes.items() if key not in before.processes),
         *(text for key, text in now.threads.items() if key not in before.threads),
         *(text for key, text in now.descriptors.items() if key not in before.descriptors),
-        *(
-            text
-            for key, text in now.shared_memory.items()
-            if key not in before.shared_memory and not _foreign(key, mine)
-        ),
+        *new_shared_memory(before, now),
         *(text for key, text in now.files.items() if key not in before.files),
     ]
 
