@@ -28,12 +28,24 @@ _RESOLVE_AGAIN_AFTER = 5.0
 _LONGEST_PATIENCE = 4.0
 
 
+def _service(stub: str) -> Any:  # noqa: ANN401  the generated protocol carries no types
+    """Return an attribute with the methods of one of etcd's services, made when they are first asked for."""
+    return cached_property(lambda member: getattr(pb, stub)(member.channel))
+
+
 class Member:
     """One address of the cluster.
 
     ``proven`` is when the latest request was sent that it has answered, ``pace`` how many seconds an answer took last,
     and ``term`` counts the cluster's leaders as of an answer.
     """
+
+    kv = _service("KVStub")
+    leases = _service("LeaseStub")
+    watches = _service("WatchStub")
+    cluster = _service("ClusterStub")
+    auth = _service("AuthStub")
+    maintenance = _service("MaintenanceStub")
 
     def __init__(self, host: str, target: str, pem: Pem | None) -> None:
         name, _ = split_host(host)
@@ -42,31 +54,7 @@ class Member:
         self.proven = float("-inf")
         self.pace = 0.0
         self.term = 0
-        self._channel = open_channel(target, name, (pem.ca, pem.key, pem.cert) if pem else None)
-
-    @cached_property
-    def kv(self) -> Any:  # noqa: ANN401  the generated protocol carries no types
-        return pb.KVStub(self._channel)
-
-    @cached_property
-    def leases(self) -> Any:  # noqa: ANN401  the generated protocol carries no types
-        return pb.LeaseStub(self._channel)
-
-    @cached_property
-    def watches(self) -> Any:  # noqa: ANN401  the generated protocol carries no types
-        return pb.WatchStub(self._channel)
-
-    @cached_property
-    def cluster(self) -> Any:  # noqa: ANN401  the generated protocol carries no types
-        return pb.ClusterStub(self._channel)
-
-    @cached_property
-    def auth(self) -> Any:  # noqa: ANN401  the generated protocol carries no types
-        return pb.AuthStub(self._channel)
-
-    @cached_property
-    def maintenance(self) -> Any:  # noqa: ANN401  the generated protocol carries no types
-        return pb.MaintenanceStub(self._channel)
+        self.channel = open_channel(target, name, (pem.ca, pem.key, pem.cert) if pem else None)
 
     def answered(self, asked: float) -> None:
         """Note that a request sent at ``asked`` has just been answered."""
@@ -79,7 +67,7 @@ class Member:
 
     async def close(self) -> None:
         """Close the channel; calls under way are cancelled."""
-        await self._channel.close()
+        await self.channel.close()
 
 
 class Cluster:

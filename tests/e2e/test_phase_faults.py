@@ -85,6 +85,14 @@ class Stage:
         """The second failure: of one rank, or of its whole node."""
         os.kill(self.job.agent_pid(self.lost) if what == "node" else pid, signal.SIGKILL)
 
+    def fails_again(self, what: What, *, while_waits: int, phase: str) -> None:
+        """Both failures, the second one while a rank that has been started again waits in a phase, and the recovery."""
+        self.pause(while_waits, phase, 1)
+        self.fail()
+        self.paused()
+        self.harm(what, self.began(self.second, 1))
+        self.recovers(what)
+
     def recovers(self, what: What) -> None:
         """Check that every rank goes on, with its number, and where it was if its node is still there."""
         after: dict[int, str] = {}
@@ -147,33 +155,21 @@ def test_while_the_plan_is_written(tmp_path: Path, relay: Proxy, what: What) -> 
 @both
 def test_while_ranks_start(tmp_path: Path, what: What) -> None:
     with stage(tmp_path) as on:
-        on.pause(on.second, "start", 1)
-        on.fail()
-        on.paused()
-        on.harm(what, on.began(on.second, 1))
-        on.recovers(what)
+        on.fails_again(what, while_waits=on.second, phase="start")
 
 
 @in_each_phase
 @both
 def test_in_init_process_group(tmp_path: Path, what: What) -> None:
     with stage(tmp_path) as on:
-        on.pause(on.first, "start", 1)  # the others wait for it in there
-        on.fail()
-        on.paused()
-        on.harm(what, on.began(on.second, 1))
-        on.recovers(what)
+        on.fails_again(what, while_waits=on.first, phase="start")  # the others wait for it in there
 
 
 @in_each_phase
 @both
 def test_before_the_first_step(tmp_path: Path, what: What) -> None:
     with stage(tmp_path) as on:
-        on.pause(on.second, "first", 1)
-        on.fail()
-        on.paused()
-        on.harm(what, on.began(on.second, 1))
-        on.recovers(what)
+        on.fails_again(what, while_waits=on.second, phase="first")
 
 
 @in_each_phase
