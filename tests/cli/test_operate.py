@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import subprocess
 
@@ -16,6 +17,7 @@ from tlaunch.launcher.control.records import Drain, FailSlot, KillNode, KillRank
 from tlaunch.launcher.core.codec import decode
 from tlaunch.launcher.hosts import registry
 from tlaunch.launcher.hosts.registry import RunningJob
+from tlaunch.launcher.store.etcd import connect
 from tlaunch.launcher.store.memory import MemoryStore
 from tlaunch.launcher.store.mirror import Mirror
 from tlaunch.launcher.store.protocol import KeyValue
@@ -202,7 +204,8 @@ def test_the_connection_is_closed(tlaunch: Tlaunch, monkeypatch: pytest.MonkeyPa
         asyncio.run(clients[0].list("/"))
 
 
-def test_an_etcd_that_cannot_be_reached_is_one_line(tlaunch: Tlaunch) -> None:
+def test_an_etcd_that_cannot_be_reached_is_one_line(tlaunch: Tlaunch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tlaunch.launcher.store.etcd.connect", functools.partial(connect, timeout=1.0))
     code, out, err = tlaunch("status", "--etcd", "127.0.0.1:1")
     assert (code, out) == (2, "")
     assert err.startswith("tlaunch: no etcd member of 127.0.0.1:1 answered")

@@ -366,13 +366,13 @@ def test_an_event_is_one_short_line_whatever_a_process_says(world: World) -> Non
 def test_a_plan_stays_small_when_everything_fails_at_once() -> None:
     world = World.started(racks(1, 500, 8), "dp=4000", max_restarts=1)
     for rank in range(4000):
-        world.ended(rank, Exit(code=1, message="m" * 5000, traceback="t" * 50_000, time=4000 - rank))
+        world.ended(rank, Exit(code=1, message="m" * 5000, traceback="x" * 20_000, time=4000 - rank))
     plan = recovered(world)
     assert len(plan.events) == KEPT_CRASHES
     kept = [event for event in plan.events if isinstance(event, RankFailed)]
     assert kept[0].rank == 3999
     assert [len(event.exit.traceback or "") for event in kept[:2]] == [KEPT_TRACEBACK, 0]
     assert len(encode(plan)) < 400_000
-    world.ended(0, Exit(code=1, message="m" * 5000, traceback="t" * 50_000))
+    world.ended(0, Exit(code=1, message="m" * 5000, traceback="x" * 20_000))
     world.look()
     assert len(encode(world.plan)) < 40_000
