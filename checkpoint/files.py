@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
+from tlaunch.checkpoint.direct import write_all
 from tlaunch.checkpoint.errors import CheckpointError
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
@@ -166,10 +167,7 @@ class LocalFiles:
     def _fill(self, path: Path, chunks: Iterable[Buffer]) -> None:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
         try:
-            for chunk in chunks:
-                rest = memoryview(chunk).cast("B")
-                while rest:
-                    rest = rest[os.write(fd, rest) :]
+            write_all(fd, chunks)
             os.fsync(fd)
         finally:
             os.close(fd)
