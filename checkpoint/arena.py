@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from collections.abc import Callable
 from typing import Self
 
 from tlaunch.checkpoint.errors import CheckpointError
@@ -28,6 +29,8 @@ class Arena:
         flags = mmap.MAP_SHARED | (mmap.MAP_POPULATE if touch else 0)
         self._map = mmap.mmap(fd, max(size, 1), flags=flags)
         self.view = memoryview(self._map)[:size]
+        self.before_close: list[Callable[[], object]] = []
+        """Called before the memory goes."""
 
     @classmethod
     def make(cls, size: int) -> Self:
@@ -46,6 +49,8 @@ class Arena:
 
     def close(self) -> None:
         """Let go of the memory; it is gone when the other process has let go too."""
+        while self.before_close:
+            self.before_close.pop()()
         self.view.release()
         self._map.close()
         os.close(self.fd)

@@ -10,13 +10,14 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
 from tlaunch.checkpoint.arena import Arena
 from tlaunch.checkpoint.dtypes import torch_name
+from tlaunch.checkpoint.gpu import beside, on_gpu
 from tlaunch.checkpoint.slices import Held
 
 # Through a handle of its own, ctypes lets other threads run meanwhile; ctypes.memmove would not.
@@ -41,25 +42,32 @@ class Capture:
         """Copy ``now`` at once, and have ``later`` copied by one of the ``copiers``, which are threads."""
         self.done: Future[None] = Future()
         self._arena = arena
-        self._events: list[torch.cuda.Event] = []
+        self._copied: Future[None] = Future()
         for target in now:
-            self._copy(target)
-        if any(target.held.local.is_cuda for target in later):
-            self._on_side_stream(later)
-            later = [target for target in later if not target.held.local.is_cuda]
-        copiers.submit(self._run, later)
+            if not on_gpu(target.held.local):
+                self._copy(target)
+        here = [target for target in later if not on_gpu(target.held.local)]
+        away = [_cloned(target) for target in now if on_gpu(target.held.local)]
+        away += [target for target in later if on_gpu(target.held.local)]
+        self._events = beside(arena, [(self._tensor(target), target.held.local) for target in away if target.size])
+        copiers.submit(self._run, here)
 
     def wait(self) -> None:
-        """Wait until the tensors may change."""
-        wait([self.done])
+        """Wait until the tensors may change: those on a GPU by what is put on its current stream from now on."""
+        wait([self._copied])
+        for event in self._events:
+            event.hold_up()
 
     def _run(self, targets: Sequence[Target]) -> None:
         try:
             for target in targets:
                 self._copy(target)
+            self._copied.set_result(None)
             for event in self._events:
-                event.synchronize()
+                event.wait()
         except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits for the capture
+            if not self._copied.done():
+                self._copied.set_result(None)
             self.done.set_exception(error)
         else:
             self.done.set_result(None)
@@ -75,29 +83,19 @@ class Capture:
         else:
             self._tensor(target).copy_(source)
 
-    def _on_side_stream(self, targets: Sequence[Target]) -> None:
-        streams: dict[torch.device, torch.cuda.Stream] = {}
-        for target in targets:
-            source = target.held.local
-            if not source.is_cuda or target.size == 0:
-                continue
-            if source.device not in streams:
-                stream = streams[source.device] = torch.cuda.Stream(source.device)
-                stream.wait_stream(torch.cuda.current_stream(source.device))
-            with torch.cuda.stream(streams[source.device]):
-                self._tensor(target).copy_(source, non_blocking=True)
-                source.record_stream(streams[source.device])
-        for stream in streams.values():
-            event = torch.cuda.Event()
-            event.record(stream)
-            self._events.append(event)
-
     def _tensor(self, target: Target) -> torch.Tensor:
         """Return the place in the arena as a tensor."""
         dtype = getattr(torch, torch_name(target.held.dtype))
         count = target.held.region.volume
+        if count == 0:
+            return torch.empty(target.held.region.shape, dtype=dtype)
         flat = torch.frombuffer(self._arena.view, dtype=dtype, count=count, offset=target.begin)
         return flat.view(target.held.region.shape)
+
+
+def _cloned(target: Target) -> Target:
+    """Keep what may change at any time, on the GPU: a copy to the host would wait for everything before it."""
+    return replace(target, held=replace(target.held, local=target.held.local.clone()))
 
 
 class StepGuard:
