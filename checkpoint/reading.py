@@ -51,14 +51,14 @@ class ShardReader:
     def _kept(self, file: int, block: int, size: int) -> memoryview:
         found = self._blocks.get((file, block))
         if found is None:
-            found = memoryview(bytearray(size))
+            # Memory that was touched before is used again: new pages take longer than reading does.
+            old = self._blocks.popitem(last=False)[1] if len(self._blocks) == _KEPT else memoryview(bytearray(BLOCK))
+            found = old[:size]
             self._read(file, block, found)
-            self._blocks[file, block] = found
-            while len(self._blocks) > _KEPT:
-                self._blocks.popitem(last=False)
+            self._blocks[file, block] = old
         else:
             self._blocks.move_to_end((file, block))
-        return found
+        return found[:size]
 
     def _read(self, file: int, block: int, out: memoryview) -> None:
         described: File = self._manifest.files[file]

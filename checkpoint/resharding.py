@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import itertools
+import mmap
 import os
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -12,14 +17,17 @@ import torch
 from tlaunch.checkpoint.dtypes import BYTES, torch_name
 from tlaunch.checkpoint.files import Files
 from tlaunch.checkpoint.layout import Address
-from tlaunch.checkpoint.manifest import Manifest, Slice
+from tlaunch.checkpoint.manifest import BLOCK, Manifest, Slice
 from tlaunch.checkpoint.memory import memory_of
 from tlaunch.checkpoint.reading import ShardReader
 from tlaunch.checkpoint.region import Region
+from tlaunch.checkpoint.shard import Box
 
 _THREADS = 4
+"""At least so many: while one waits for the disk, another compares checksums."""
 _AT_ONCE = 64 << 20
-"""Bytes of a slice that are read at once where they cannot be read to their place."""
+"""Bytes that a thread reads in one go. Where these end, a block may be read by two threads."""
+_ALIGN = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,37 +38,81 @@ class Wanted:
     region: Region
 
 
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """So many bytes from ``begin`` of a file on, and what to do to have them in their place."""
+
+    file: int
+    begin: int
+    size: int
+    do: Callable[[ShardReader], None]
+
+
 def load(files: Files, address: Address, manifest: Manifest, wanted: Sequence[Wanted]) -> list[torch.Tensor]:
     """Return each wanted box as a contiguous tensor in memory. Only blocks that hold wanted bytes are read.
 
     Raises:
         Damaged: bytes have changed or are missing.
     """
-    boxes = [
-        torch.empty(want.region.shape, dtype=getattr(torch, torch_name(manifest.tensors[want.name].dtype)))
-        for want in wanted
-    ]
+    boxes = _room_for(manifest, wanted)
+    reads = [read for want, box in zip(wanted, boxes, strict=True) for read in _reads(manifest, want, box)]
     # In the order of the file, so that blocks which several tensors share are read once.
-    order = sorted(range(len(wanted)), key=lambda index: _first(manifest, wanted[index]))
-    threads = max(1, min(_THREADS, os.cpu_count() or 1, len(order)))
+    groups = iter(_groups(sorted(reads, key=lambda read: (read.file, read.begin))))
+    lock = threading.Lock()
 
-    def read(mine: Iterable[int]) -> None:
+    def work(_: int) -> None:
         reader = ShardReader(files, address, manifest)
-        for index in mine:
-            _fill(reader, manifest, wanted[index], boxes[index])
+        while True:
+            with lock:
+                group = next(groups, None)
+            if group is None:
+                return
+            try:
+                for read in group:
+                    read.do(reader)
+            except BaseException:
+                with lock:
+                    list(groups)  # the others need not go on
+                raise
 
+    threads = max(_THREADS, os.cpu_count() or 1)
     with ThreadPoolExecutor(threads, thread_name_prefix="checkpoint read") as pool:
-        size = max(1, -(-len(order) // threads))
-        list(pool.map(read, [order[begin : begin + size] for begin in range(0, len(order), size)]))
+        list(pool.map(work, range(threads)))
     return boxes
 
 
-def _first(manifest: Manifest, want: Wanted) -> tuple[int, int]:
-    touched = (at for at in manifest.tensors[want.name].slices if at.region.intersection(want.region))
-    return min(((at.file, at.begin) for at in touched), default=(0, 0))
+def _room_for(manifest: Manifest, wanted: Sequence[Wanted]) -> list[torch.Tensor]:
+    """Return tensors without content, all in one piece of memory: in large pages, which take far less time to come."""
+    boxes = [Box(want.name, manifest.tensors[want.name].dtype, want.region.shape, want.region) for want in wanted]
+    begins = list(itertools.accumulate((-(-box.size // _ALIGN) * _ALIGN for box in boxes), initial=0))
+    memory = mmap.mmap(-1, max(begins[-1], 1))
+    with contextlib.suppress(OSError):  # not every kernel has them
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    room = []
+    for box, begin in zip(boxes, begins, strict=False):
+        dtype: torch.dtype = getattr(torch, torch_name(box.dtype))
+        count = box.region.volume
+        flat = (
+            torch.frombuffer(memory, dtype=dtype, count=count, offset=begin) if count else torch.empty(0, dtype=dtype)
+        )
+        room.append(flat.view(box.shape))
+    return room
 
 
-def _fill(reader: ShardReader, manifest: Manifest, want: Wanted, box: torch.Tensor) -> None:
+def _groups(reads: Sequence[_Read]) -> Iterator[list[_Read]]:
+    group: list[_Read] = []
+    size = 0
+    for read in reads:
+        group.append(read)
+        size += read.size
+        if size >= _AT_ONCE:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _reads(manifest: Manifest, want: Wanted, box: torch.Tensor) -> Iterator[_Read]:
     tensor = manifest.tensors[want.name]
     width = BYTES[tensor.dtype]
     for at in tensor.slices:
@@ -71,23 +123,43 @@ def _fill(reader: ShardReader, manifest: Manifest, want: Wanted, box: torch.Tens
         into = list(target.runs(want.region.shape))[:2]
         (first, count), *more = list(source.runs(at.region.shape))[:2]
         if not more and len(into) == 1:
-            out = memory_of(box)
-            reader.fill(at.file, at.begin + first * width, out[into[0][0] * width : (into[0][0] + count) * width])
+            out = memory_of(box)[into[0][0] * width : (into[0][0] + count) * width]
+            yield from _run(at.file, at.begin + first * width, out)
         else:
-            _copy_box(reader, at, source, box[_index(target)], width)
+            yield from _rows(at, source, box[_index(target)], width)
+
+
+def _run(file: int, begin: int, out: memoryview) -> Iterator[_Read]:
+    """Read bytes that lie next to each other, in parts that end where blocks do."""
+    done = 0
+    while done < len(out):
+        end = min(len(out), (begin + done + _AT_ONCE) // BLOCK * BLOCK - begin)
+        part, at = out[done:end], begin + done
+        yield _Read(file, at, end - done, functools.partial(_fill, file=file, begin=at, out=part))
+        done = end
 
 
 def _index(region: Region) -> tuple[slice, ...]:
     return tuple(slice(begin, begin + size) for begin, size in zip(region.offset, region.shape, strict=True))
 
 
-def _copy_box(reader: ShardReader, at: Slice, source: Region, out: torch.Tensor, width: int) -> None:
-    """Copy a box whose rows are not next to each other: read some rows with what lies between them, and pick."""
+def _fill(reader: ShardReader, *, file: int, begin: int, out: memoryview) -> None:
+    reader.fill(file, begin, out)
+
+
+def _rows(at: Slice, source: Region, out: torch.Tensor, width: int) -> Iterator[_Read]:
+    """Read a box whose rows are not next to each other: some rows with what lies between them, and pick."""
     row = at.region.volume // at.region.shape[0] * width
     step = max(1, _AT_ONCE // row)
-    rest = Region(source.offset[1:], source.shape[1:])
+    rest = _index(Region(source.offset[1:], source.shape[1:]))
     for begin in range(0, source.shape[0], step):
         count = min(step, source.shape[0] - begin)
-        rows = torch.empty((count, *at.region.shape[1:]), dtype=out.dtype)
-        reader.fill(at.file, at.begin + (source.offset[0] + begin) * row, memory_of(rows))
-        out[begin : begin + count] = rows[(slice(None), *_index(rest))]
+        first = at.begin + (source.offset[0] + begin) * row
+        part = out[begin : begin + count]
+
+        def pick(reader: ShardReader, first: int = first, part: torch.Tensor = part) -> None:
+            rows = torch.empty((len(part), *at.region.shape[1:]), dtype=part.dtype)
+            reader.fill(at.file, first, memory_of(rows))
+            part.copy_(rows[(slice(None), *rest)])
+
+        yield _Read(at.file, first, count * row, pick)
