@@ -57,6 +57,20 @@ def write_json(path: Path, samples: Iterable[Sample]) -> None:
     path.write_text(json.dumps([sample._asdict() for sample in samples], indent=1) + "\n")
 
 
+class Report:
+    """Samples that a script writes while it runs, one JSON line each."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w", buffering=1)
+
+    def __call__(self, what: str, who: str, value: float | None, unit: str) -> None:
+        self._file.write(json.dumps({"what": what, "who": who, "value": value, "unit": unit}) + "\n")
+
+    def cannot(self, who: str, error: BaseException) -> None:
+        """Say why somebody is left out."""
+        self._file.write(json.dumps({"cannot": f"{type(error).__name__}: {error}".splitlines()[0], "who": who}) + "\n")
+
+
 class Mark(NamedTuple):
     """What a rank has come to: see ``scripts/train_steps.py``."""
 

@@ -9,7 +9,6 @@ nothing is trained, beside a plain write of as many bytes with ``fsync``. An arm
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import resource
@@ -24,6 +23,7 @@ import torch.distributed as dist
 from torch import nn
 
 from checkpoint_arms import ARMS, Arm
+from measuring import Report
 
 WIDTH = 2048
 TOKENS = 96
@@ -56,20 +56,6 @@ class Training:
         self.optimizer.step()
         self.steps += 1
         return waited
-
-
-class Report:
-    """Measurements, one line each."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("w", buffering=1)
-
-    def __call__(self, what: str, who: str, value: float | None, unit: str) -> None:
-        self._file.write(json.dumps({"what": what, "who": who, "value": value, "unit": unit}) + "\n")
-
-    def cannot(self, who: str, error: BaseException) -> None:
-        """Say why an arm is left out."""
-        self._file.write(json.dumps({"cannot": f"{type(error).__name__}: {error}".splitlines()[0], "who": who}) + "\n")
 
 
 def window(training: Training, arm: Arm | None, every: int, steps: int) -> tuple[float, list[float]]:
@@ -136,6 +122,7 @@ def main() -> None:
     arms = dict(first_saves(training, folder, sys.argv[6:], report))
     held = sum(t.numel() * 4 for t in training.model.parameters()) * BYTES_EACH // 4
     report("state", "", held / 1e9, "GB")
+    window(training, None, every, steps)  # the first is slower
     order = random.Random(0)
     for _ in range(rounds):
         for name in order.sample(sorted(arms), len(arms)):
@@ -169,3 +156,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    os._exit(0)  # torch's threads do not always end well
