@@ -85,7 +85,7 @@ def _room_for(manifest: Manifest, wanted: Sequence[Wanted]) -> list[torch.Tensor
     """Return tensors without content, all in one piece of memory: in large pages, which take far less time to come."""
     boxes = [Box(want.name, manifest.tensors[want.name].dtype, want.region.shape, want.region) for want in wanted]
     begins = list(itertools.accumulate((-(-box.size // _ALIGN) * _ALIGN for box in boxes), initial=0))
-    memory = mmap.mmap(-1, max(begins[-1], 1))
+    memory = mmap.mmap(-1, max(begins[-1], 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with contextlib.suppress(OSError):  # not every kernel has them
         memory.madvise(mmap.MADV_HUGEPAGE)
     room = []
