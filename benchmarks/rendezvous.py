@@ -31,7 +31,8 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,9 @@ SCRIPTS = Path(__file__).parent / "scripts"
 SLOTS = 4
 RACK = 18
 DEADLINE = 60.0
-PHASES = ("start", "swap", "controller")
+PHASES = ("connect", "start", "rest", "swap", "controller")
+REST = 2.0
+"""Seconds in which nothing happens, before the swap."""
 
 COUNTERS = {
     "writes": "etcd_mvcc_put_total",
@@ -61,6 +64,7 @@ COUNTERS = {
     "transactions": "etcd_mvcc_txn_total",
     "received": "etcd_network_client_grpc_received_bytes_total",
     "sent": "etcd_network_client_grpc_sent_bytes_total",
+    "etcd, CPU s": "process_cpu_seconds_total",
 }
 
 
@@ -137,6 +141,10 @@ class Herd:
             self._tell(process, {"do": "connect"})
         return max([float((await self._hear(process, "connected"))["at"]) for process in self._processes])
 
+    def cpu(self) -> float:
+        """Return how many seconds the processes have kept cores busy."""
+        return sum(map(_cpu_seconds, self._processes))
+
     def start(self) -> None:
         for process in self._processes:
             self._tell(process, {"do": "start"})
@@ -176,6 +184,11 @@ class Herd:
                 return said
 
 
+def _cpu_seconds(process: asyncio.subprocess.Process) -> float:
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def spec_of(job: str, agents: int) -> JobSpec:
     """Return a job with one tensor-parallel group to a node and 2 spare nodes to a rack."""
     spare = max(1, agents // RACK * 2)
@@ -211,49 +224,52 @@ async def measure(agents: int, folder: Path, lease: float | None, profile: str |
 async def start(result: Round, herd: Herd, metrics: Metrics) -> None:
     """Measure until all have applied the first plan."""
     begun = time.monotonic()
-    result.times["start: all connected"] = await herd.connect() - begun
-    before = await metrics.read()
-    begun = time.monotonic()
-    herd.start()
-    _, done = await herd.applied(1)
-    result.times["start: all assigned"] = done - begun
-    await count(result, "start", metrics, before)
+    async with counted(result, "connect", herd, metrics):
+        connected = await herd.connect()
+    result.times["start: all connected"] = connected - begun
+    async with counted(result, "start", herd, metrics):
+        ordered = time.monotonic()
+        herd.start()
+        _, done = await herd.applied(1)
+    result.times["start: all assigned"] = connected - begun + done - ordered
 
 
 async def swap(result: Round, herd: Herd, metrics: Metrics, controller: str) -> None:
     """Measure what a bad slot leads to."""
     node = next(name for name in ("node-00001", "node-00002") if name != controller)
-    await asyncio.sleep(1.0)
-    before = await metrics.read()
-    at = await herd.fault({"do": "fail", "node": node, "slot": 1})
-    known, done = await herd.applied(2)
+    async with counted(result, "rest", herd, metrics):
+        await asyncio.sleep(REST)
+    async with counted(result, "swap", herd, metrics):
+        at = await herd.fault({"do": "fail", "node": node, "slot": 1})
+        known, done = await herd.applied(2)
     result.times["swap: all know"] = known - at
     result.times["swap: all applied"] = done - at
-    await count(result, "swap", metrics, before)
 
 
 async def loss(result: Round, herd: Herd, metrics: Metrics, heads: Mirror, keys: Keys) -> None:
     """Measure what the end of the controller's agent leads to."""
-    before = await metrics.read()
     old = heads.items[keys.leader]
     generation = heads.items[keys.generation].mod_revision
-    at = await herd.fault({"do": "kill", "node": decode(Leader, old.value, keys.leader).node})
-    while (new := heads.items.get(keys.leader, old)).create_revision == old.create_revision:
-        await heads.changed(None)
-    result.times["controller: elected"] = time.monotonic() - at
-    while heads.items[keys.generation].mod_revision == generation:
-        await heads.changed(None)
-    assert new.value != old.value
-    result.times["controller: committed"] = time.monotonic() - at
-    _, done = await herd.applied(3)
+    async with counted(result, "controller", herd, metrics):
+        at = await herd.fault({"do": "kill", "node": decode(Leader, old.value, keys.leader).node})
+        while (new := heads.items.get(keys.leader, old)).create_revision == old.create_revision:
+            await heads.changed(None)
+        result.times["controller: elected"] = time.monotonic() - at
+        while heads.items[keys.generation].mod_revision == generation:
+            await heads.changed(None)
+        assert new.value != old.value
+        result.times["controller: committed"] = time.monotonic() - at
+        _, done = await herd.applied(3)
     result.times["controller: all applied"] = done - at
-    await count(result, "controller", metrics, before)
 
 
-async def count(result: Round, what: str, metrics: Metrics, before: dict[str, float]) -> None:
-    """Note what etcd has counted since."""
+@asynccontextmanager
+async def counted(result: Round, what: str, herd: Herd, metrics: Metrics) -> AsyncIterator[None]:
+    """Note what etcd counts meanwhile, and how much of the cores is used."""
+    busy, before = herd.cpu(), await metrics.read()
+    yield
     after = await metrics.read()
-    result.counts[what] = {name: after[name] - before[name] for name in after}
+    result.counts[what] = {name: after[name] - before[name] for name in after} | {"agents, CPU s": herd.cpu() - busy}
 
 
 async def leader(store: Store, keys: Keys) -> str:
@@ -297,7 +313,10 @@ def show(rounds: Iterable[Round], peers: Iterable[Peer]) -> None:
     for phase, counters in first.counts.items():
         for name in counters:
             counts = (statistics.median(each.counts[phase][name] for each in some) for some in by_agents.values())
-            table.add_row(f"{phase}: {name}", *(f"{value:,.0f}" for value in counts))
+            table.add_row(
+                f"{phase}: {name}",
+                *(f"{value:,.2f}" if name.endswith("CPU s") else f"{value:,.0f}" for value in counts),
+            )
     Console().print(table)
     theirs: dict[int, list[Peer]] = {}
     for one in peers:

@@ -25,6 +25,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import cProfile
+import gc
 import json
 import logging
 import os
@@ -32,6 +33,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable
+from dataclasses import astuple
 
 from tlaunch.launcher.control.layout import Keys
 from tlaunch.launcher.control.participant import Participant
@@ -45,6 +47,7 @@ from tlaunch.launcher.core.policy import Policy
 from tlaunch.launcher.core.spec import JobSpec
 from tlaunch.launcher.store.endpoints import Endpoints
 from tlaunch.launcher.store.etcd import EtcdStore, connect
+from tlaunch.launcher.store.watch import Patience
 from tlaunch.topology.model import Node
 
 RACK = 18
@@ -142,7 +145,9 @@ class SimulatedAgent:
     async def connect(self) -> None:
         """Connect to the store, as an agent does before it warms its standbys."""
         self._address = await self._listener.open("127.0.0.1")
-        self._store = await connect(self._endpoints, timeout=60.0)
+        scale = self._timing.lease / Timing().lease
+        patience = Patience(*(scale * seconds for seconds in astuple(Patience())))
+        self._store = await connect(self._endpoints, timeout=60.0, patience=patience)
         found = await self._store.get(Keys(self._job).spec)
         assert found is not None, "the job has no spec"
         self._spec = decode(JobSpec, found.value, found.key)
@@ -180,7 +185,7 @@ class Agents:
     """All agents of this process."""
 
     def __init__(self, given: argparse.Namespace) -> None:
-        timing = Timing(lease=given.lease, gap=given.lease / 2)
+        timing = Timing(lease=given.lease, gap=given.lease * 0.6)
         endpoints = Endpoints(hosts=(given.etcd,))
         self._told = 0
         self._looking = False
@@ -252,6 +257,9 @@ def main() -> None:
     parser.add_argument("--profile")
     given = parser.parse_args()
     logging.basicConfig(level=os.environ.get("LL", "WARNING"), stream=sys.stderr, format="%(created)f %(message)s")
+    # A full collection looks at every object of the process: at those of hundreds of agents, which in truth have a
+    # process each. The others go on.
+    gc.set_threshold(*gc.get_threshold()[:2], 1_000_000)
     profile = cProfile.Profile() if given.profile else None
     if profile:
         profile.enable()

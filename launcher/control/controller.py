@@ -79,10 +79,12 @@ class Controller:
             # That a node has applied the plan matters only when the time to do so is over, which is looked at then.
             reader = mirror.reader(unless=(self.ledger.keys.acks,))
             while True:
-                if self._too_early(view):
-                    await reader.changed(self._started_at + self.spec.start_timeout - time.monotonic())
-                    continue
                 looked = time.monotonic()
+                if self._too_early(view):
+                    cost = time.monotonic() - looked
+                    await reader.changed(self._started_at + self.spec.start_timeout - time.monotonic())
+                    await asyncio.sleep(min(cost, LONGEST_PAUSE))
+                    continue
                 cluster = self._snapshot(view)
                 if cluster.plan is not None and cluster.plan.result is not None:
                     return

@@ -19,7 +19,7 @@ from tlaunch.launcher.store.protocol import BadRequest, Compare, Get, Lease, Put
 
 log = logging.getLogger(__name__)
 
-CANDIDATES = 500
+CANDIDATES = 100
 """How many agents run for office in a second, when nobody holds it. The first one gets it, and the others need not run.
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import NoReturn
 
@@ -13,7 +14,7 @@ from tlaunch.launcher.control.probe import Verdict, probe
 from tlaunch.launcher.control.records import Registration
 from tlaunch.launcher.control.timing import Timing
 from tlaunch.launcher.core.codec import decode, encode
-from tlaunch.launcher.store.protocol import Compare, Delete, Get, KeyValue, Lease, LeaseLost, Put, Store
+from tlaunch.launcher.store.protocol import Compare, Delete, Get, KeyValue, Lease, LeaseLost, Listing, Put, Store
 
 
 class NodeTaken(InputError):
@@ -34,7 +35,8 @@ class Membership:
     """Registers once, and again whenever the lease is lost.
 
     Losing the lease ends nothing by itself: only a newer plan does, or the loss of the job itself. ``job`` compares the
-    job's spec with the one that there was when the node joined.
+    job's spec with the one that there was when the node joined. ``head`` is what the registration has read below the
+    head's prefix, and when that was asked for.
     """
 
     def __init__(self, store: Store, keys: Keys, registration: Registration, timing: Timing) -> None:
@@ -45,6 +47,7 @@ class Membership:
         self._timing = timing
         self._lease: Lease | None = None
         self._joined = asyncio.Event()
+        self.head: tuple[Listing, float] | None = None
 
     async def join(self, *also: Put) -> int:
         """Take a lease and register, and write other keys of ours in the same step.
@@ -109,9 +112,11 @@ class Membership:
         vacant = Compare(key, create_revision=0)
         spec = Get(self._keys.spec)
         compare = [vacant] if self.job is None else [self.job, vacant]
-        result = await self._store.txn(compare, [*ours, spec], [Get(key), spec])
+        asked = time.monotonic()
+        result = await self._store.txn(compare, [*ours, Get(self._keys.head, prefix=True), spec], [Get(key), spec])
         self.check(result.reads[-1])
         if result.succeeded:
+            self.head = Listing(result.reads[0], result.revision), asked
             return result.revision
         for held in result.reads[0]:
             holder = decode(Registration, held.value, key)

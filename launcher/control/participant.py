@@ -113,6 +113,8 @@ class Participant:
         self._report.adopt(revision := await membership.join(self._report.first(report)))
         if not revision:
             await self._report.put(report)
+        if membership.head is not None:
+            self._mirror.begin(*membership.head)
         async with self._mirror as head:
             await until_first(
                 self._follow(head),

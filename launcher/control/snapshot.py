@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, overload
 
 from tlaunch.launcher.control.layout import Keys
 from tlaunch.launcher.control.records import Ack, Drain, Registration, Report, Stop
@@ -31,6 +31,50 @@ ESSENTIAL = (JobSpec, StoredPlan)
 has written must not end one controller after the other."""
 
 
+class _Plans(Sequence[Plan]):
+    """Plans as they stand in the store, and whole as far as anybody has looked at them."""
+
+    def __init__(self, stored: tuple[StoredPlan, ...], bases: Mapping[int, StoredPlan]) -> None:
+        self.stored = stored
+        self._bases = bases
+        self._whole: dict[int, Plan] = {}
+
+    @overload
+    def __getitem__(self, index: int) -> Plan: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Plan]: ...
+
+    def __getitem__(self, index: int | slice) -> Plan | Sequence[Plan]:
+        if isinstance(index, slice):
+            return _Plans(self.stored[index], self._bases)
+        found = self.stored[index]
+        number, base = found.plan.generation, self.base(index)
+        if number not in self._whole:
+            self._whole[number] = restored(found, base)
+        return self._whole[number]
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    def followed_by(self, stored: tuple[StoredPlan, ...], bases: Mapping[int, StoredPlan]) -> _Plans:
+        """Return others, of which the last one may have the same base as ours."""
+        plans = _Plans(stored, bases)
+        base = stored[-1].base if stored else 0
+        if base in self._whole and self._bases.get(base) == bases.get(base):
+            plans._whole[base] = self._whole[base]
+        return plans
+
+    def base(self, index: int) -> Plan | None:
+        """Return the base of a plan; ``None`` when it does not stand in the store."""
+        found = self._bases.get(self.stored[index].base)
+        if found is None:
+            return None
+        number = found.plan.generation
+        if number not in self._whole:
+            self._whole[number] = restored(found, None)
+        return self._whole[number]
+
+
 @dataclass(slots=True)
 class View:
     """Reads a mirror of the job's keys. Each value is decoded once, however often it is looked at.
@@ -42,7 +86,7 @@ class View:
     keys: Keys
     items: Mapping[str, KeyValue]
     _decoded: dict[str, tuple[int, object]] = field(default_factory=dict)
-    _plans: dict[int, Plan] = field(default_factory=dict)
+    _plans: _Plans = field(default_factory=lambda: _Plans((), {}))
     _machine: Machine = field(default_factory=lambda: Machine(()))
 
     def one(self, cls: type[T], key: str) -> T | None:
@@ -56,27 +100,22 @@ class View:
             if key.startswith(prefix) and (value := self._decode(cls, kv)) is not None:
                 yield key.removeprefix(prefix), value
 
-    def plans(self) -> tuple[Plan, ...]:
+    def plans(self) -> Sequence[Plan]:
         """Return the latest plans, oldest first; the last one is current.
 
-        Raises:
-            NoBase: one of them cannot be put together.
+        Each is put together when it is looked at for the first time, which may raise ``NoBase``: in a large job a plan
+        has many seats, and what came before the current one concerns only a user's policy.
         """
         found = {plan.plan.generation: plan for _, plan in self.below(StoredPlan, self.keys.plans)}
-        latest = sorted(found)[-KEPT_PLANS:]
-        if latest != [*self._plans]:
-            known, self._plans = self._plans, {}
-            for number in latest:
-                base = found[number].base
-                before = None if base not in found else restored(found[base], None)
-                self._plans[number] = known[number] if number in known else restored(found[number], before)
-        return tuple(self._plans.values())
+        latest = tuple(found[number] for number in sorted(found)[-KEPT_PLANS:])
+        if latest != self._plans.stored:
+            self._plans = self._plans.followed_by(latest, found)
+        return self._plans
 
     def base(self) -> Plan | None:
         """Return the base of the current plan."""
-        head = max(self.bases(), default=None)
-        found = None if head is None else self.one(StoredPlan, self.keys.plan(self.bases()[head]))
-        return None if found is None else restored(found, None)
+        plans = self.plans()
+        return self._plans.base(len(plans) - 1) if plans else None
 
     def machine(self, nodes: tuple[Node, ...]) -> Machine:
         """Return the machine of these nodes, the same one as before when they are the same."""
@@ -132,7 +171,8 @@ def snapshot(view: View, spec: JobSpec, moment: Moment, gone: frozenset[str]) ->
     records = view.below(Registration, view.keys.agents)
     registered = {name: record.node for name, record in records if name == record.node.name}
     seated = frozenset(plan.nodes) if plan else frozenset[str]()
-    known = {name: node for name, node in view.below(Node, view.keys.nodes) if name in seated and name == node.name}
+    lost = ((name, view.one(Node, view.keys.node(name))) for name in seated - registered.keys())
+    known = {name: node for name, node in lost if node is not None and name == node.name}
     nodes = {**_undescribed(plan), **known, **registered}
     alive = frozenset(registered) | (frozenset() if moment.settled else seated)
     machine = view.machine(tuple(sorted(nodes.values(), key=_physical_order)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -43,7 +43,7 @@ class Cluster:
     planned_at: float = 0.0
     started_at: float = 0.0
     waiting_since: float | None = None
-    history: tuple[Plan, ...] = ()
+    history: Sequence[Plan] = ()
 
     @cached_property
     def usable(self) -> frozenset[Slot]:

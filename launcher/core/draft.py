@@ -202,7 +202,9 @@ class Draft:
         return explain.move(self.cluster.machine, rank, old, to, self.cluster.spares.by_rack)
 
     def _reseat(self, moves: Mapping[int, Slot]) -> None:
-        seats = (replace(seat, slot=moves.get(seat.rank, seat.slot)) for seat in self.plan.seats)
+        seats = list(self.plan.seats)
+        for rank, slot in moves.items():
+            seats[rank] = replace(seats[rank], slot=slot)
         self._change(replace(self.plan, seats=tuple(seats)))
 
     def _change(self, plan: Plan) -> None:

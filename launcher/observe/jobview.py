@@ -107,7 +107,7 @@ def read(reader: Reader, asked: Machine | None = None) -> JobView:
         machine=Machine(tuple(nodes.values())),
         alive=frozenset(registered),
         leader=leader.node if leader else None,
-        history=reader.plans(),
+        history=tuple(reader.plans()),
     )
 
 

@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from tlaunch.launcher.store.endpoints import Endpoints, split_host
 from tlaunch.launcher.store.protocol import StoreUnavailable
-from tlaunch.launcher.store.rpc import open_channel, pb
+from tlaunch.launcher.store.rpc import Connectivity, open_channel, pb
 
 if TYPE_CHECKING:
     from tlaunch.launcher.store.tls import Pem
@@ -55,6 +55,11 @@ class Member:
         self.pace = 0.0
         self.term = 0
         self.channel = open_channel(target, name, (pem.ca, pem.key, pem.cert) if pem else None)
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection, with TLS where it is asked for."""
+        return self._channel.get_state() is Connectivity.READY
 
     def answered(self, asked: float) -> None:
         """Note that a request sent at ``asked`` has just been answered."""

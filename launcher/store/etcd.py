@@ -58,7 +58,9 @@ async def connect(
         try:
             await asyncio.wait({greeting}, timeout=_FIRST_TRY)
             # Either nobody is there yet, and it is worth while to wait, or TLS cannot work, and it is not.
-            if not greeting.done() and (reason := await tls.why_refused(endpoints, _FIRST_TRY)):
+            # Unless a member is connected: then it is only busy.
+            waiting = not greeting.done() and not session.cluster.first.connected
+            if waiting and (reason := await tls.why_refused(endpoints, _FIRST_TRY)):
                 raise StoreRefused(reason)
             await greeting
         finally:

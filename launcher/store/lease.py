@@ -2,6 +2,9 @@
 
 The helper of ``etcd3aio`` says that a lease is alive when its keepalives fail. This one counts from the moment before
 a keepalive was sent: the server starts to count later, so that the lease never lasts longer for us than for the server.
+
+All keepalives go over one stream for as long as its member answers: opening one costs several times as much as a
+keepalive, and they are most of what a node that is at rest asks of etcd.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ class EtcdLease:
         self._expires = asked + self._ttl
         self._lost = asyncio.Event()
         self._revoked = False
+        self._stream: _Stream | None = None
         self._task = asyncio.create_task(self._keep(), name=f"lease {self._id:x}")
 
     @property
@@ -85,6 +89,8 @@ class EtcdLease:
                     await self._renew()
         except (TimeoutError, LeaseLost):
             self._lost.set()
+        finally:
+            self._hang_up()
 
     async def _renew(self) -> None:
         """Ask one member after the other until one has renewed the lease. The caller sets the deadline."""
@@ -113,24 +119,44 @@ class EtcdLease:
             raise NotDone(str(error)) from error
 
     async def _ask(self, member: Member, asked: float, patience: float) -> int:
-        """Send one keepalive on a stream of its own, and return the seconds that the lease has from now on."""
-        session = self._session
-        token = session.token
-        call = member.leases.LeaseKeepAlive(timeout=patience, metadata=session.metadata)
+        """Send one keepalive, and return the seconds that the lease has from now on."""
+        stream = self._stream
+        if stream is None or stream.member is not member or stream.call.done():
+            self._hang_up()
+            stream = self._stream = _Stream(member, self._session)
         try:
-            # grpc keeps to its own deadline, except while it waits for a connection to write to.
-            async with asyncio.timeout(patience + _PAUSE):
-                await call.write(pb.LeaseKeepAliveRequest(ID=self._id))
-                response = await call.read()
+            async with asyncio.timeout(patience):
+                response = await stream.ask(self._id)
         except TimeoutError as error:
+            self._hang_up()
             raise NotDone("no answer") from error
-        except RpcError as error:
-            if outcome(error) is Outcome.STALE_TOKEN:
-                await self._log_in(member, token, patience)
-            raise NotDone(brief(error)) from error
-        finally:
-            call.cancel()
+        except (RpcError, asyncio.InvalidStateError) as error:
+            self._hang_up()
+            if isinstance(error, RpcError) and outcome(error) is Outcome.STALE_TOKEN:
+                await self._log_in(member, stream.token, patience)
+            raise NotDone(brief(error) if isinstance(error, RpcError) else "the stream has ended") from error
         if not isinstance(response, pb.LeaseKeepAliveResponse):
+            self._hang_up()
             raise NotDone("the member ended the stream")
         member.answered(asked)
         return int(response.TTL)
+
+    def _hang_up(self) -> None:
+        """End the stream, if there is one: an answer that is late must not be taken for that to a later question."""
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.call.cancel()
+
+
+class _Stream:
+    """Keepalives to one member. ``token`` is the one that it began with."""
+
+    def __init__(self, member: Member, session: Session) -> None:
+        self.member = member
+        self.token = session.token
+        self.call = member.leases.LeaseKeepAlive(metadata=session.metadata)
+
+    async def ask(self, lease: int) -> Message:
+        """Send one keepalive and wait for its answer. Whoever interrupts this hangs up."""
+        await self.call.write(pb.LeaseKeepAliveRequest(ID=lease))
+        return await self.call.read()

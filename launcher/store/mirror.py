@@ -73,6 +73,11 @@ class Mirror:
         known = [start for start in starts if start is not None]
         return max(known) if len(known) == len(starts) else None
 
+    def begin(self, listing: Listing, asked: float) -> None:
+        """Take over what a request has read that was sent at ``asked`` (monotonic): entering need not list then."""
+        (part,) = self._parts
+        part.take(listing, asked)
+
     async def changed(self, timeout: float | None) -> bool:
         """Return true as soon as anything may have changed since the last call, false after ``timeout`` seconds.
 
@@ -104,7 +109,7 @@ class Mirror:
                 task.result()
 
     async def __aenter__(self) -> Self:
-        await asyncio.gather(*(part.list() for part in self._parts))
+        await asyncio.gather(*(part.list() for part in self._parts if not part.revision))
         for part in self._parts:
             task = asyncio.create_task(part.follow(), name=f"mirror of {part.prefix}")
             task.add_done_callback(lambda _: self._copy.tell())
@@ -205,7 +210,10 @@ class _Part:
     async def list(self) -> None:
         """Take the listing over, or raise what it raises."""
         asked = time.monotonic()
-        listing = await self._store.list(self.prefix)
+        self.take(await self._store.list(self.prefix), asked)
+
+    def take(self, listing: Listing, asked: float) -> None:
+        """Take over a listing that was asked for at ``asked``."""
         self._copy.replace(self.prefix, listing)
         self.revision = listing.revision
         self._prove(asked)

@@ -39,6 +39,7 @@ Channel: TypeAlias = Any
 Message: TypeAlias = Any
 RpcError = grpc.aio.AioRpcError
 StatusCode = grpc.StatusCode
+Connectivity = grpc.ChannelConnectivity
 
 _OPTIONS = (
     # A member that comes back has to be noticed within about a second; grpc's own limits are 20 s and 120 s.
@@ -69,4 +70,4 @@ def open_channel(target: str, server_name: str, tls: tuple[bytes | None, bytes |
     return grpc.aio.secure_channel(target, credentials, options=options)
 
 
-__all__ = ["Channel", "Message", "RpcError", "StatusCode", "grpc", "open_channel", "pb"]
+__all__ = ["Channel", "Connectivity", "Message", "RpcError", "StatusCode", "grpc", "open_channel", "pb"]

@@ -3,6 +3,8 @@
 The watch of ``etcd3aio`` resumes when a connection breaks, but a member that was stopped, or whose packets get lost,
 breaks nothing: the stream stays silent. grpc's keepalive cannot ask often enough, because etcd ends connections that
 ping more than once in five seconds. etcd answers progress requests on the stream itself, so those are our probes.
+
+Whatever else a member answers proves as well that it is there: a node at rest renews its lease, and asks no more.
 """
 
 from __future__ import annotations
@@ -24,12 +26,16 @@ from tlaunch.launcher.store.session import NotDone, Session
 class Patience:
     """When a watch is probed and when it is given up, in seconds.
 
-    A member that stops is noticed after ``silence`` at most: ``probe`` until it is asked, the rest for its answer. It
-    is asked every ``probe`` seconds whatever else it says: only an answer tells since when it has been in reach.
+    A member that stops is noticed after ``silence`` at most: ``probe`` after the last request of this client that it
+    has answered it is asked, and the rest is for its answer. What it says of itself counts for nothing: only an answer
+    tells since when it has been in reach. A third of a lease is less than ``probe``, so that in general the keepalives
+    of the client are enough. The watch itself is asked after ``alone`` in any case, should it be the only thing that
+    has come to a standstill.
     """
 
-    probe: float = 1.0
+    probe: float = 1.5
     silence: float = 3.0
+    alone: float = 5.0
 
 
 class _TokenExpired(Exception):
@@ -75,8 +81,8 @@ class _Stream:
         self._call = member.watches.Watch(metadata=session.metadata)
         self._reading: asyncio.Task[Message] | None = None
         self._asked: float | None = None  # when the request was sent that is not answered yet
-        self._contact = float("-inf")
-        self._heard = self._due = time.monotonic()
+        self._contact = self._answered = float("-inf")  # as of what was told last, and by this watch itself
+        self._heard = time.monotonic()
         self._created = False
 
     async def next(self) -> Changes:
@@ -84,7 +90,10 @@ class _Stream:
         if not self._created and self._asked is None:
             await self._ask(pb.WatchRequest(create_request=self._create_request()))
         while True:
-            if self._asked is None and time.monotonic() >= self._due:
+            if self._asked is None and (now := time.monotonic()) >= self._due:
+                if now < self._answered + self._patience.alone and self._member.proven > self._contact:
+                    self._contact = self._member.proven
+                    return Changes((), self._revision, self._contact)
                 await self._ask(_progress_request())
             message = await self._receive()
             if message is not None and (changes := self._read(message)) is not None:
@@ -98,6 +107,12 @@ class _Stream:
             # Whatever it ended with concerns nobody any more.
             await asyncio.gather(self._reading, return_exceptions=True)
 
+    @property
+    def _due(self) -> float:
+        """When to look for a sign of life: sooner where an answer takes long."""
+        patience, pace = self._patience, min(self._member.pace, self._patience.probe)
+        return min(self._contact + patience.probe - pace, self._answered + patience.alone)
+
     def _create_request(self) -> Message:
         # Including the known revision, which is then skipped: older etcd forgets a deletion at exactly the revision of
         # a compaction (etcd issue 19179), so a watch that begins there could miss it.
@@ -106,7 +121,6 @@ class _Stream:
 
     async def _ask(self, request: Message) -> None:
         self._asked = time.monotonic()
-        self._due = self._asked + self._patience.probe
         try:
             async with asyncio.timeout(self._patience.silence):
                 await self._call.write(request)
@@ -146,7 +160,8 @@ class _Stream:
             return self._changes(message)
         if self._asked is None:
             return None
-        self._contact, self._asked = self._asked, None
+        self._contact = self._answered = self._asked
+        self._asked = None
         self._member.proven = max(self._member.proven, self._contact)  # no pace: it may have had other things to tell
         # Not the revision that the message names: the changes up to there may be still to come (etcd issue 15220).
         return Changes((), self._revision, self._contact)
