@@ -7,7 +7,17 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from tlaunch.launcher.store.protocol import BadRequest, Compare, Get, Put, Store, StoreError, StoreFull, StoreRefused
+from tlaunch.launcher.store.protocol import (
+    BadRequest,
+    Compare,
+    Delete,
+    Get,
+    Put,
+    Store,
+    StoreError,
+    StoreFull,
+    StoreRefused,
+)
 
 T = TypeVar("T")
 
@@ -45,12 +55,12 @@ class OwnKey:
         self._retry = retry
         self._revision = 0
 
-    def first(self, value: bytes) -> Put:
-        """Return what writes the key in somebody else's transaction; ``adopt`` says that it has been done."""
-        return Put(self._key, value)
+    def first(self, value: bytes | None) -> Put | Delete:
+        """Return what writes the key in somebody else's transaction, or deletes it; ``adopt`` says that it was done."""
+        return Delete(self._key) if value is None else Put(self._key, value)
 
     def adopt(self, revision: int) -> None:
-        """Take note that the key was written at this revision, or never when it is 0."""
+        """Take note that the key was written at this revision, or is not there when it is 0."""
         self._revision = revision
 
     async def put(self, value: bytes) -> None:

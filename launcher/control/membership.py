@@ -49,8 +49,8 @@ class Membership:
         self._joined = asyncio.Event()
         self.head: tuple[Listing, float] | None = None
 
-    async def join(self, *also: Put) -> int:
-        """Take a lease and register, and write other keys of ours in the same step.
+    async def join(self, *also: Put | Delete) -> int:
+        """Take a lease and register, and write or delete other keys of ours in the same step.
 
         Returns the revision at which that was done, or 0 when we were registered already: then only the registration
         was written. Raises ``NodeTaken`` when somebody else holds the name, and ``JobGone``.
@@ -104,7 +104,7 @@ class Membership:
         if found != self.job:
             raise JobGone(self._keys)
 
-    async def _register(self, lease: Lease, also: Iterable[Put]) -> int:
+    async def _register(self, lease: Lease, also: Iterable[Put | Delete]) -> int:
         node = self.registration.node
         key = self._keys.agent(node.name)
         value = encode(self.registration)

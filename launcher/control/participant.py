@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 from tlaunch.errors import TlaunchError
 from tlaunch.launcher.control.challenge import challenge
@@ -19,6 +19,7 @@ from tlaunch.launcher.control.meeting import find_meeting
 from tlaunch.launcher.control.membership import JobGone, Membership
 from tlaunch.launcher.control.outage import until_hopeless
 from tlaunch.launcher.control.records import Ack, Registration, Rendezvous, Report
+from tlaunch.launcher.control.reporting import Reporter, longest_wait
 from tlaunch.launcher.control.spawn import SpawnError
 from tlaunch.launcher.control.tasks import changed, interrupt, until_first
 from tlaunch.launcher.control.timing import Timing
@@ -89,16 +90,16 @@ class Participant:
         self._patience = spec.ack_timeout + timing.lease
         keys = self._keys = Keys(spec.job_id)
         self._acked = 0
-        self._report_due = asyncio.Event()
         self._failed = asyncio.Event()
-        self._report = OwnKey(store, keys.report(self._name), timing.retry)
+        own = OwnKey(store, keys.report(self._name), timing.retry)
+        self._reporter = Reporter(own, lambda: slots.report, longest_wait(spec.nodes, timing.lease))
         self._ack = OwnKey(store, keys.ack(self._name), timing.retry)
         self._membership = Membership(store, keys, registration, timing)
         self._mirror = Mirror(store, keys.head, gap=timing.gap)
 
     def report_due(self) -> None:
         """Have the slots' report written anew."""
-        self._report_due.set()
+        self._reporter.due()
         if self._unanswered():
             self._failed.set()
 
@@ -108,11 +109,8 @@ class Participant:
 
     async def take_part(self, *beside: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Take part until the job has a result, and let other things of the node run beside it once it has joined."""
-        membership, report = self._membership, encode(self._slots.report)
-        # What an agent of this name may have reported before us concerns nobody any more.
-        self._report.adopt(revision := await membership.join(self._report.first(report)))
-        if not revision:
-            await self._report.put(report)
+        membership = self._membership
+        await self._reporter.begin(await membership.join(self._reporter.first()))
         if membership.head is not None:
             self._mirror.begin(*membership.head)
         async with self._mirror as head:
@@ -133,7 +131,7 @@ class Participant:
                     unanswered=self._unanswered,
                 ),
                 obey(self._store, self._keys, self._name, self._slots, head=head, retry=self._timing.retry),
-                self._keep_reporting(),
+                self._reporter.run(),
                 until_hopeless(head, lambda: self._slots.busy, self._timing.outage),
                 *(start() for start in beside),
             )
@@ -255,13 +253,6 @@ class Participant:
         await self._slots.start(head, assignment, place)
         if self._venue.over:
             self._slots.kill(0)
-
-    async def _keep_reporting(self) -> NoReturn:
-        """Write our report anew whenever it has changed."""
-        while True:
-            await self._report_due.wait()
-            self._report_due.clear()
-            await self._report.put(encode(self._slots.report))
 
 
 def _concerns(node: str, head: Generation | None, applied: int) -> bool:

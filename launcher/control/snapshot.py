@@ -56,6 +56,11 @@ class _Plans(Sequence[Plan]):
     def __len__(self) -> int:
         return len(self.stored)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and tuple(self) == tuple(other)
+
+    __hash__ = None  # type: ignore[assignment]  # as with lists
+
     def followed_by(self, stored: tuple[StoredPlan, ...], bases: Mapping[int, StoredPlan]) -> _Plans:
         """Return others, of which the last one may have the same base as ours."""
         plans = _Plans(stored, bases)
