@@ -64,15 +64,17 @@ class Reporter:
             self._due.clear()
             if self._wait and self._only_victims() and await self._changed_within(random.uniform(0, self._wait)):  # noqa: S311  not a secret
                 continue
-            report = self._report()
+            report, said = self._report(), self._said
             # A plan that came meanwhile leaves nothing to say of the generation before.
-            if report.exits or report.bad != self._said.bad:
+            if report.exits or report.hung or said.hung or report.bad != said.bad:
                 await self._own.put(encode(report))
                 self._said = report
 
     def _only_victims(self) -> bool:
-        report = self._report()
-        return report.bad == self._said.bad and all(ended.lost_peer for ended in report.exits.values())
+        report, said = self._report(), self._said
+        return (report.bad, report.hung) == (said.bad, said.hung) and all(
+            ended.lost_peer for ended in report.exits.values()
+        )
 
     async def _changed_within(self, seconds: float) -> bool:
         try:

@@ -37,7 +37,7 @@ class Timing:
     lease: float = _wait(4.0, "a sign of life of a node or the controller", "the node is lost; another is elected")
     gap: float = _wait(
         2.5,
-        "the next proof of contact with the store, which comes every second",
+        "the next proof of contact with the store, which comes at least every 1.5 s",
         "contact is broken: the plan is frozen, and nobody is called dead before a whole lease of contact",
     )
     request: float = _wait(2.0, "one request to the store", "its outcome is unknown; it is read, and tried again")
@@ -81,6 +81,7 @@ class Timing:
         relations = (
             ("one try at a member of etcd", ATTEMPT, "request", self.request),
             ("a silent watch of etcd", Patience().silence, "lease", self.lease),
+            ("the time between proofs of contact", Patience().probe, "gap", self.gap),
             ("yield_grace + the wait for an exit code + reap", clearing, "ack_timeout", spec.ack_timeout),
             ("lease + verdict", self.lease + self.verdict, "ack_timeout", spec.ack_timeout),
             ("warm", self.warm, "start_timeout", spec.start_timeout),
@@ -104,7 +105,9 @@ def deadlines() -> Iterator[Deadline]:
     patience = Patience()
     yield Deadline("etcd: attempt", ATTEMPT, "one member's answer to a read", "the next member is asked")
     yield Deadline(
-        "etcd: silence", patience.silence, "any word of a watch, which is asked for one every second", "another member"
+        *("etcd: silence", patience.silence),
+        f"any word of a watch, which is asked for one when its member has answered nothing for {patience.probe:g} s",
+        "another member",
     )
     yield Deadline(
         "exit code", EXIT_STATUS_SECONDS, "a zygote to tell how a process ended", "what the process has said"

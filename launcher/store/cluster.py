@@ -59,7 +59,7 @@ class Member:
     @property
     def connected(self) -> bool:
         """Whether there is a connection, with TLS where it is asked for."""
-        return self._channel.get_state() is Connectivity.READY
+        return self.channel.get_state() is Connectivity.READY
 
     def answered(self, asked: float) -> None:
         """Note that a request sent at ``asked`` has just been answered."""

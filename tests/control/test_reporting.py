@@ -14,6 +14,7 @@ from tlaunch.launcher.control.records import Report
 from tlaunch.launcher.control.reporting import AT_ONCE, VICTIMS, Reporter, longest_wait
 from tlaunch.launcher.core.codec import decode
 from tlaunch.launcher.core.events import Exit
+from tlaunch.launcher.core.hang import Hung
 from tlaunch.launcher.store.memory import MemoryStore
 from tlaunch.launcher.store.mirror import Mirror
 
@@ -92,6 +93,13 @@ async def test_a_victim_that_a_plan_has_dealt_with_is_not_told() -> None:
         one.report = Report(2)  # as when the next plan is applied, which is no news to anybody
         await asyncio.sleep(0.05)
         assert await one.said() is None
+
+
+async def test_that_ranks_hang_is_told_at_once_and_taken_back() -> None:
+    async with node(LONG) as one:
+        for report in (Report(1, hung={3: Hung(60.0)}), Report(1)):
+            await one.says(report)
+            assert await one.said() == report
 
 
 async def test_what_another_agent_of_the_name_has_left_is_over() -> None:

@@ -52,4 +52,13 @@ def test_the_loss_of_a_controller_writes_as_much_in_a_large_job_as_in_a_small_on
 
 def test_a_start_writes_a_few_keys_for_each_node(rounds: dict[int, dict[str, Any]]) -> None:
     for agents in (18, 72):
-        assert rounds[agents]["counts"]["start"]["writes"] <= 5 * agents + 5
+        assert rounds[agents]["counts"]["start"]["writes"] <= 4 * agents + 5
+
+
+def test_an_agent_at_rest_renews_its_lease_and_asks_little_else(rounds: dict[int, dict[str, Any]]) -> None:
+    for agents in (18, 72):
+        rest = rounds[agents]["counts"]["rest"]
+        # In 2 s: a keepalive each 1.33 s, and the watch is asked once in 5 s, that of the controller and ours besides.
+        assert agents <= rest["keepalives"] <= 2 * agents + 2
+        assert rest["sent on watches"] <= agents + 5
+        assert rest["writes"] == rest["transactions"] == 0

@@ -11,7 +11,15 @@ import pytest
 
 from tests.store.conftest import World
 from tlaunch.launcher.store import MemoryStore, Mirror
-from tlaunch.launcher.store.protocol import Changes, Compacted, Listing, StoreRefused, StoreUnavailable, WatchBroken
+from tlaunch.launcher.store.protocol import (
+    Changes,
+    Compacted,
+    Get,
+    Listing,
+    StoreRefused,
+    StoreUnavailable,
+    WatchBroken,
+)
 
 WITHIN = 10.0
 
@@ -194,6 +202,22 @@ async def test_no_contact_at_the_beginning_is_an_error() -> None:
     with pytest.raises(StoreUnavailable):
         async with Mirror(store, "a"):
             pass
+
+
+async def test_it_can_begin_with_what_another_request_has_read() -> None:
+    store = Watched()
+    await store.put("a/old", b"")
+    read = await store.txn([], [Get("a/", prefix=True)])
+    asked = time.monotonic()
+    await store.put("a/new", b"")
+    mirror = Mirror(store, "a/")
+    mirror.begin(Listing(read.reads[0], read.revision), asked)
+    async with mirror, asyncio.timeout(WITHIN):
+        assert mirror.contact == asked
+        assert {*mirror.items} == {"a/old"}
+        while {*mirror.items} != {"a/old", "a/new"}:
+            await mirror.changed(None)
+    assert store.lists == 0
 
 
 async def test_it_ends_with_its_context() -> None:
