@@ -97,7 +97,7 @@ async def test_a_victim_that_a_plan_has_dealt_with_is_not_told() -> None:
 
 async def test_that_ranks_hang_is_told_at_once_and_taken_back() -> None:
     async with node(LONG) as one:
-        for report in (Report(1, hung={3: Hung(60.0)}), Report(1)):
+        for report in (Report(1, hung={3: Hung(60.0, 5.0, "host")}), Report(1)):
             await one.says(report)
             assert await one.said() == report
 
