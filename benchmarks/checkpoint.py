@@ -4,7 +4,7 @@
                                     [--every N] [--folder PATH] [--json FILE]
 
 ``train``: one process trains a stack of linear layers under AdamW on one thread of the machine. In turn each arm saves
-the state again and again beside the training, before every fourth step unless one save is still going on, and the same
+the state again and again beside the training, before every second step unless one save is still going on, and the same
 number of steps is made without. ``blocked`` is the time in the call that saves and what the optimizer has to wait
 before its next step; throughput is compared with that of the undisturbed steps just before. Then each arm saves once
 while nothing is trained, beside a plain write of as many bytes with ``fsync``.
@@ -41,7 +41,7 @@ from peers import Missing, peers_bin
 
 PEERS = ("DLRover", "NVRx")
 SCENES = ("train", "read", "bits")
-STEPS = 8
+STEPS = 6
 """Training steps of one window."""
 FLIPS = 200
 DEADLINE = 900.0
@@ -159,7 +159,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--scenes", default=",".join(SCENES), help="train, read, bits; separated by commas")
     parser.add_argument("--arms", default=";".join(ARMS), help="ways to save, separated by semicolons")
-    parser.add_argument("--every", type=int, default=4, help="steps between two saves")
+    parser.add_argument("--every", type=int, default=2, help="steps between two saves")
     parser.add_argument("--folder", type=Path, help="where to write; a new folder below it is used and removed")
     parser.add_argument("--json", type=Path, help="also write every single measurement to this file")
     given = parser.parse_args()

@@ -138,6 +138,11 @@ class Checkpointer:
         self._saving.hand_over(step, buffer, capture, shape.layout.size, slice(begin, begin + len(plan)))
         return future
 
+    @property
+    def capacity(self) -> int:
+        """Bytes of shared memory that this rank holds for saving: none before the first save."""
+        return self._saving.capacity
+
     def wait_captured(self) -> None:
         """Wait until the tensors of the last ``save`` may be changed. ``optimizer.step()`` does this by itself."""
         self._guard.wait()

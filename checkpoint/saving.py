@@ -64,6 +64,11 @@ class Saving:
                 self._introduce(self._link)
         self._linked()
 
+    @property
+    def capacity(self) -> int:
+        """Bytes of all arenas."""
+        return sum(buffer.arena.size for buffer in self._buffers)
+
     def free_buffer(self, *, wait: bool) -> Buffer | None:
         """Return an arena to fill; ``None`` when all are in use and we don't wait."""
         with self._changed:

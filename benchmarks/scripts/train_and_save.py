@@ -26,7 +26,7 @@ from checkpoint_arms import ARMS, Arm
 from measuring import Report
 
 WIDTH = 2048
-TOKENS = 96
+TOKENS = 72
 BYTES_EACH = 12
 """Of a parameter: itself and two moments, of four bytes each."""
 CHUNK = 4 << 20

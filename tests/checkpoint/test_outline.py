@@ -151,3 +151,16 @@ class WithExtra(nn.Linear):
 def test_what_is_made_for_the_state_dict_is_asked_each_time(module: nn.Module, *, remembered: bool) -> None:
     parts = parts_of({"model": module})
     assert (outline(parts, flatten(expand(parts))) is not None) is remembered
+
+
+def test_memory_is_twice_the_state_and_does_not_grow(tmp_path: Path) -> None:
+    state = {"model": nn.Linear(1024, 1024)}
+    size = 4 * 1024 * 1025
+    with Checkpointer(tmp_path) as checkpointer:
+        assert checkpointer.capacity == 0
+        held = []
+        for number in range(4):
+            assert checkpointer.save(number, state).result(WITHIN)
+            held.append(checkpointer.capacity)
+    assert len(set(held)) == 1
+    assert 2 * size <= held[0] <= 2 * (size + (1 << 20) + (1 << 16))
