@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from tlaunch.checkpoint.errors import Damaged, Unusable
 from tlaunch.checkpoint.files import Files, why
-from tlaunch.checkpoint.layout import MANIFEST, Address, address_of
+from tlaunch.checkpoint.generations import refuse_single
+from tlaunch.checkpoint.layout import MANIFEST, Address, absent_of, address_of
 from tlaunch.checkpoint.manifest import MAX_BYTES, Manifest, from_bytes
 
 
@@ -33,9 +34,14 @@ class Keep:
 
 def committed(files: Files) -> list[Address]:
     """Return the committed checkpoints, the newest last."""
+    return [address for address, names in _folders(files) if MANIFEST in names]
+
+
+def _folders(files: Files) -> list[tuple[Address, list[str]]]:
+    """Return what could be a checkpoint, the newest last, with the names of its files."""
     try:
-        addresses = [address for name in files.names() if (address := address_of(name)) is not None]
-        return sorted(address for address in addresses if MANIFEST in files.names(address.folder))
+        addresses = sorted(address for name in files.names() if (address := address_of(name)) is not None)
+        return [(address, files.names(address.folder)) for address in addresses]
     except OSError as error:
         raise why(error, "listing checkpoints", files.root) from error
 
@@ -44,8 +50,12 @@ def find(files: Files, step: int | None = None) -> Address | None:
     """Return the newest committed checkpoint, or the newest of one step; ``None`` when there is none at all.
 
     Raises:
-        Unusable: there are checkpoints, but none of this step.
+        Unusable: there are checkpoints, but none of this step; or the path is that of a single one.
     """
+    try:
+        refuse_single(files)
+    except OSError as error:
+        raise why(error, "listing checkpoints", files.root) from error
     found = committed(files)
     fitting = [address for address in found if step is None or address.step == step]
     if fitting:
@@ -75,9 +85,21 @@ def manifest_of(files: Files, address: Address) -> Manifest:
 
 
 def prune(files: Files, keep: Keep) -> list[Address]:
-    """Remove the checkpoints that are not kept, and return them."""
-    superfluous = keep.superfluous(committed(files))
-    for address in superfluous:
+    """Remove the checkpoints that are not kept, and return them.
+
+    What is older than all that is kept, and was given up by a rank that is absent from it, goes too.
+    """
+    folders = _folders(files)
+    there = [address for address, names in folders if MANIFEST in names]
+    superfluous = keep.superfluous(there)
+    oldest = min(set(there).difference(superfluous), default=None)
+    given_up = [
+        address
+        for address, names in folders
+        if MANIFEST not in names and any(absent_of(name) is not None for name in names)
+        if oldest is not None and address < oldest
+    ]
+    for address in (*superfluous, *given_up):
         try:
             files.remove(address.folder)
         except OSError as error:

@@ -26,9 +26,9 @@ import torch
 from tlaunch.checkpoint.arena import aligned
 from tlaunch.checkpoint.capture import Capture, StepGuard
 from tlaunch.checkpoint.catalog import Keep
-from tlaunch.checkpoint.commit import clean, take_generation
 from tlaunch.checkpoint.errors import CheckpointError, Unusable
 from tlaunch.checkpoint.flat import State
+from tlaunch.checkpoint.generations import clean, newest_generation, take_generation
 from tlaunch.checkpoint.link import SOCKET, SaverHome
 from tlaunch.checkpoint.manifest import Manifest
 from tlaunch.checkpoint.places import open_files
@@ -98,6 +98,7 @@ class Checkpointer:
         self._preparing = Preparing(self._ranks)
         # The second goes on copying when the first has to wait for a new saver.
         self._copiers = ThreadPoolExecutor(2, thread_name_prefix="checkpoint capture")
+        self._has_saved = False
         self._closed = False
 
     # --- saving ----------------------------------------------------------------------------------------------------
@@ -119,6 +120,21 @@ class Checkpointer:
             raise Unusable(f"step: expected a number that is not negative, got {step}")
         if step % self._every:
             return _resolved(result=False)
+        future = self._saving.expect(step)
+        try:
+            begun = self._begin(step, state)
+        except Exception as error:
+            self._saving.settle(step, CheckpointError(str(error)))
+            self._stay_out(step, str(error) or repr(error))
+            raise
+        if not begun:
+            log.warning("step %d is skipped: the one before is still being written", step)
+            self._saving.settle(step, None, saved=False)
+            self._stay_out(step, "")
+        return future
+
+    def _begin(self, step: int, state: State) -> bool:
+        """Begin to capture a step; false when all buffers are in use and it is to be skipped."""
         self._guard.wait()  # a capture of the step before, where no optimizer has waited for it
         order = self._preparing.order(state)
         shape = order.shape
@@ -127,16 +143,24 @@ class Checkpointer:
         self._saving.resize(begin + max(PLAN_SPACE, len(plan)))
         buffer = self._saving.free_buffer(wait=self._busy == "wait")
         if buffer is None:
-            log.warning("step %d is not saved: the one before is still being written", step)
-            return _resolved(result=False)
-        future = self._saving.expect(step)
-        view = buffer.arena.view
-        view[: len(shape.layout.header)] = shape.layout.header
-        view[begin : begin + len(plan)] = plan
-        capture = Capture(buffer.arena, order.now, shape.later, self._copiers)
+            return False
+        try:
+            view = buffer.arena.view
+            view[: len(shape.layout.header)] = shape.layout.header
+            view[begin : begin + len(plan)] = plan
+            capture = Capture(buffer.arena, order.now, shape.later, self._copiers)
+        except Exception:
+            self._saving.free(buffer)
+            raise
         self._guard.watch(capture)
         self._saving.hand_over(step, buffer, capture, shape.layout.size, slice(begin, begin + len(plan)))
-        return future
+        self._has_saved = True
+        return True
+
+    def _stay_out(self, step: int, reason: str) -> None:
+        """Let the other ranks know that this one does not save a step, which they can never commit then."""
+        if self._ranks.world > 1:
+            self._saving.stay_out(self.generation, step, self._ranks.rank, reason)
 
     @property
     def capacity(self) -> int:
@@ -188,7 +212,15 @@ class Checkpointer:
             Unusable: names, shapes or types differ; they are listed. Nothing was changed.
             Damaged: bytes of the checkpoint have changed; the file is named. Nothing was changed.
         """
-        return restore(self._files, self._ranks, state, step=step, strict=strict)
+        self._guard.wait()
+        self._saving.wait()
+        found = restore(self._files, self._ranks, state, step=step, strict=strict)
+        if found is not None and self._has_saved:
+            # We may have gone back: what is saved from now on must not meet what this run has saved before.
+            self._ranks.everybody(None)  # all have waited for what they were saving
+            self.generation = self._ranks.from_first(self._renew)
+            self._has_saved = False
+        return found
 
     # --- inside ----------------------------------------------------------------------------------------------------
 
@@ -198,6 +230,10 @@ class Checkpointer:
         for name in clean(self._files, generation):
             log.info("removed %s, which an earlier writer has left", name)
         return generation
+
+    def _renew(self) -> int:
+        """Take another generation, unless somebody else has taken the path over: then he keeps it."""
+        return self.generation if newest_generation(self._files) > self.generation else self._take_over()
 
     def _find_saver(self) -> str:
         """Return the socket of this node's saver: the agent's, or one that the first rank of the node starts."""

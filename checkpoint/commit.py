@@ -2,66 +2,43 @@
 
 Each rank writes its shard, then its part of the manifest. Whoever finds the parts of all ranks there merges them and
 writes the manifest, which commits the checkpoint; when two find that at once, they write the same bytes. Killed at any
-point, what was committed before is untouched, and what was not is invisible.
+point, what was committed before is untouched, and what was not is invisible. A rank that cannot write its part, or
+skips a step, leaves a note in its place (``absence``), so that nobody waits for it.
 
-A writer takes a *generation*, a number above all that were taken before. From then on older writers cannot commit.
+A writer takes a *generation*, a number above all that were taken before (``generations``). From then on older writers
+cannot commit.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from tlaunch.checkpoint.errors import Damaged, Superseded
-from tlaunch.checkpoint.files import TRASH, Files, why
-from tlaunch.checkpoint.layout import MANIFEST, Address, address_of, generation_file, generation_of, rank_of, shard_name
-from tlaunch.checkpoint.manifest import MAX_BYTES, Manifest, Tensor, from_bytes, merge, to_bytes
+from tlaunch.checkpoint.absence import refuse_if_absent
+from tlaunch.checkpoint.catalog import committed
+from tlaunch.checkpoint.errors import CheckpointError, Damaged
+from tlaunch.checkpoint.files import Files, why
+from tlaunch.checkpoint.generations import refuse_if_superseded
+from tlaunch.checkpoint.layout import MANIFEST, Address, part_name, rank_of, shard_name
+from tlaunch.checkpoint.manifest import MAX_BYTES, File, Manifest, Tensor, from_bytes, merge, to_bytes
 from tlaunch.checkpoint.shard import Piece, arrange, described, write_file
-from tlaunch.checkpoint.values import Json
 
-_OWNER_BYTES = 4096
+log = logging.getLogger(__name__)
 
-
-def newest_generation(files: Files) -> int:
-    """Return the highest generation that was taken, 0 for none."""
-    return max((taken for name in files.names() if (taken := generation_of(name)) is not None), default=0)
-
-
-def take_generation(files: Files, owner: dict[str, Json]) -> int:
-    """Become the newest writer. ``owner`` tells others who that is. Call this once for all ranks of a run."""
-    data = json.dumps(owner).encode()
-    try:
-        files.make("")
-        generation = newest_generation(files) + 1
-        while not _taken(files, generation, data):
-            generation += 1  # somebody else was faster
-    except OSError as error:
-        raise why(error, "taking the path over", files.root) from error
-    return generation
-
-
-def _taken(files: Files, generation: int, data: bytes) -> bool:
-    try:
-        files.create(generation_file(generation), data)
-    except FileExistsError:
-        return False
-    return True
-
-
-def owner_of(files: Files, generation: int) -> str:
-    """Say who took a generation, as far as that can be read."""
-    try:
-        owner = json.loads(files.read(generation_file(generation), _OWNER_BYTES))
-    except (OSError, ValueError):
-        return "unknown"
-    return ", ".join(f"{key} {value}" for key, value in owner.items()) if isinstance(owner, dict) else "unknown"
+_MARGIN = 1 << 20
+"""Bytes that are to stay free beside the tensors of a shard: for headers, parts and the manifest."""
 
 
 def write_part(files: Files, part: Manifest, pieces: Sequence[Piece]) -> None:
     """Write one rank's tensors and its part of the manifest. ``part`` comes without files and tensors.
 
+    What stands already from an earlier try is never written again: somebody may have read it, and be about to commit.
+
     Raises:
+        Superseded: a newer writer has taken the path over.
+        GivenUp: another rank does not take part.
         CheckpointError: it could not be written.
     """
     layout = arrange(pieces)
@@ -76,16 +53,34 @@ def write_shard(files: Files, part: Manifest, tensors: Mapping[str, Tensor], *bu
     """
     (rank,) = part.ranks
     address = Address(part.generation, part.step)
-    name = shard_name(rank)
-    try:
-        files.make(address.folder)
-        file = write_file(files, address.folder, name, *buffers)
-    except OSError as error:
-        raise why(error, "writing a shard", f"{files.root}/{address.folder}/{name}") from error
+    names = _names(files, address)
+    if MANIFEST in names or part_name(rank) in names:
+        return
+    refuse_if_absent(files, address, names)
+    file = write_buffers(files, address, rank, buffers)
     try:
         files.write(address.part(rank), [to_bytes(replace(part, files=(file,), tensors=tensors))])
     except OSError as error:
-        raise why(error, "writing a rank's part", f"{files.root}/{address.part(rank)}") from error
+        raise _failed(files, address, error, "writing a rank's part", address.part(rank)) from error
+
+
+def write_buffers(files: Files, address: Address, rank: int, buffers: Sequence[bytes | memoryview]) -> File:
+    """Write one rank's shard, and return what its part says of it.
+
+    Raises:
+        Superseded: a newer writer has taken the path over.
+        CheckpointError: it could not be written, or there is too little space for it.
+    """
+    where = address.shard(rank)
+    try:
+        refuse_if_superseded(files, address)
+        files.make(address.folder)
+        free, wanted = files.space(), sum(len(buffer) for buffer in buffers) + _MARGIN
+        if free is not None and free < wanted:
+            raise CheckpointError(f"{files.root}/{where}: {wanted} bytes are needed, and only {free} are free")
+        return write_file(files, address.folder, shard_name(rank), *buffers)
+    except OSError as error:
+        raise _failed(files, address, error, "writing a shard", where) from error
 
 
 def try_commit(files: Files, address: Address, world: int) -> bool:
@@ -93,24 +88,28 @@ def try_commit(files: Files, address: Address, world: int) -> bool:
 
     Raises:
         Superseded: a newer writer has taken the path over.
+        GivenUp: a rank does not take part.
         CheckpointError: the parts do not fit together, or the manifest could not be written.
     """
-    names = files.names(address.folder)
-    if MANIFEST in names:
-        return True
-    ranks = sorted(rank for name in names if (rank := rank_of(name)) is not None)
-    if ranks != list(range(world)):
-        return False
     try:
-        parts = [_read_part(files, address, rank) for rank in ranks]
-    except FileNotFoundError:
-        # Another has committed meanwhile, and has removed the parts.
-        return MANIFEST in files.names(address.folder)
+        names = files.names(address.folder)
+        if MANIFEST in names:
+            files.settle(address.folder)  # whoever has written it may not have come to that yet
+            return True
+        refuse_if_absent(files, address, names)
+        ranks = sorted(rank for name in names if (rank := rank_of(name)) is not None)
+        if not set(range(world)) <= set(ranks):
+            return False
+        try:
+            parts = [_read_part(files, address, rank) for rank in ranks]
+        except FileNotFoundError:
+            return _stands(files, address)  # another has committed meanwhile, and has removed the parts
     except OSError as error:
         raise why(error, "reading the ranks' parts", f"{files.root}/{address.folder}") from error
     commit(files, merge(parts))
     for rank in ranks:
-        _remove(files, address.part(rank))
+        with _tolerating("removing a part that is not needed any more", f"{files.root}/{address.part(rank)}"):
+            files.remove(address.part(rank))
     return True
 
 
@@ -123,10 +122,70 @@ def commit(files: Files, manifest: Manifest) -> None:
     """
     address = Address(manifest.generation, manifest.step)
     try:
-        _refuse_if_superseded(files, address)
+        refuse_if_superseded(files, address)
         files.write(address.manifest, [to_bytes(manifest)])
     except OSError as error:
+        with contextlib.suppress(OSError):
+            if isinstance(error, FileNotFoundError) and _stands(files, address):
+                return  # committed by another, which has then tidied up
+        raise _failed(files, address, error, "committing", address.manifest) from error
+    try:
+        # A newer writer that came before this line may be removing what it found without a manifest. One that comes
+        # after it finds the manifest. So what is said to be committed stays.
+        refuse_if_superseded(files, address)
+    except CheckpointError:
+        _remove_if_torn(files, address, manifest)
+        raise
+    except OSError as error:
         raise why(error, "committing", f"{files.root}/{address.manifest}") from error
+
+
+def withdraw(files: Files, address: Address, rank: int) -> None:
+    """Remove what a rank has written of a checkpoint that will not be committed."""
+    for name in (address.part(rank), address.shard(rank)):  # no part without its shard
+        with _tolerating("removing what will not be committed", f"{files.root}/{name}"):
+            files.remove(name)
+
+
+def settled_and_gone(files: Files, address: Address) -> bool:
+    """Whether a checkpoint, of which a part was ours, was committed and has been pruned since.
+
+    Raises:
+        Superseded: a newer writer has taken the path over.
+        CheckpointError: somebody has removed it who should not have.
+    """
+    try:
+        if files.names(address.folder):
+            return False
+        refuse_if_superseded(files, address)
+    except OSError as error:
+        raise why(error, "looking for what is there", f"{files.root}/{address.folder}") from error
+    if not any(other > address for other in committed(files)):
+        raise CheckpointError(
+            f"{files.root}/{address.folder}: somebody has removed this folder while it was written to"
+        )
+    return True
+
+
+def _stands(files: Files, address: Address) -> bool:
+    if MANIFEST not in files.names(address.folder):
+        return False
+    files.settle(address.folder)
+    return True
+
+
+def _remove_if_torn(files: Files, address: Address, manifest: Manifest) -> None:
+    """Remove the manifest if shards are gone: on an object store there is no folder whose absence keeps it out."""
+    with _tolerating("removing the manifest of what is gone", f"{files.root}/{address.manifest}"):
+        if not {file.name for file in manifest.files} <= set(files.names(address.folder)):
+            files.remove(address.manifest)
+
+
+def _names(files: Files, address: Address) -> list[str]:
+    try:
+        return files.names(address.folder)
+    except OSError as error:
+        raise why(error, "looking for what is there", f"{files.root}/{address.folder}") from error
 
 
 def _read_part(files: Files, address: Address, rank: int) -> Manifest:
@@ -137,34 +196,21 @@ def _read_part(files: Files, address: Address, rank: int) -> Manifest:
     return part
 
 
-def _refuse_if_superseded(files: Files, address: Address) -> None:
-    newest = newest_generation(files)
-    if newest > address.generation:
-        raise Superseded(
-            f"{files.root}: step {address.step} is not committed: generation {newest} ({owner_of(files, newest)}) "
-            f"has taken over from generation {address.generation}"
-        )
-
-
-def clean(files: Files, generation: int) -> list[str]:
-    """Remove what writers before ``generation`` have left uncommitted, and return the names of what was removed.
-
-    Such a writer cannot commit any more.
-    """
-    removed = []
-    for name in files.names():
-        address = address_of(name)
-        taken = generation_of(name)
-        stale = address is not None and address.generation < generation and MANIFEST not in files.names(name)
-        if stale or (taken is not None and taken < generation) or name.startswith(TRASH):
-            removed.append(name)
-    for name in removed:
-        _remove(files, name)
-    return removed
-
-
-def _remove(files: Files, name: str) -> None:
+def _failed(files: Files, address: Address, error: OSError, what: str, name: str) -> CheckpointError:
+    """Say why writing failed. Where a newer writer has removed the folder, that is the reason."""
     try:
-        files.remove(name)
+        if isinstance(error, FileNotFoundError):
+            refuse_if_superseded(files, address)
+    except CheckpointError as superseded:
+        return superseded
+    except OSError:
+        pass
+    return why(error, what, f"{files.root}/{name}")
+
+
+@contextlib.contextmanager
+def _tolerating(what: str, where: str) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
-        raise why(error, "removing what is not needed any more", f"{files.root}/{name}") from error
+        log.warning("%s", why(error, what, where))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from tlaunch.checkpoint.commit import try_commit
-from tlaunch.checkpoint.errors import CheckpointError
+from tlaunch.checkpoint.commit import settled_and_gone, try_commit, withdraw
+from tlaunch.checkpoint.errors import CheckpointError, GivenUp, Superseded
 from tlaunch.checkpoint.files import Files
 from tlaunch.checkpoint.layout import Address, rank_of
+
+log = logging.getLogger(__name__)
 
 DEADLINE = 600.0
 """Seconds that the parts of other ranks may take after our own."""
@@ -28,7 +31,8 @@ class _Open:
     files: Files
     address: Address
     world: int
-    callers: list[Ended] = field(default_factory=list)
+    callers: list[tuple[int, Ended]] = field(default_factory=list)
+    """The ranks whose parts we have written."""
     deadline: float = 0.0
     pause: float = _SOONEST
     next_look: float = 0.0
@@ -48,11 +52,14 @@ class Commits:
         self._thread = threading.Thread(target=self._run, name="commits", daemon=True)
         self._thread.start()
 
-    def add(self, files: Files, address: Address, world: int, ended: Ended) -> None:
-        """Commit a checkpoint when all parts are there; call ``ended`` then, or when that failed."""
+    def add(self, files: Files, address: Address, world: int, rank: int, ended: Ended) -> None:
+        """Commit a checkpoint when all parts are there; call ``ended`` then, or when that failed.
+
+        The part of ``rank`` has been written. When the checkpoint is given up, it is removed.
+        """
         with self._changed:
             entry = self._open.setdefault((files.root, address), _Open(files, address, world))
-            entry.callers.append(ended)
+            entry.callers.append((rank, ended))
             entry.deadline = time.monotonic() + DEADLINE
             entry.pause, entry.next_look = _SOONEST, 0.0
             self._changed.notify()
@@ -84,22 +91,30 @@ class Commits:
     def _look(self, key: tuple[str, Address], entry: _Open) -> None:
         error: CheckpointError | None = None
         try:
-            if not try_commit(entry.files, entry.address, entry.world):
+            if not try_commit(entry.files, entry.address, entry.world) and not settled_and_gone(
+                entry.files, entry.address
+            ):
                 if time.monotonic() < entry.deadline:
                     return
                 error = CheckpointError(_who_is_missing(entry))
         except CheckpointError as failed:
             error = failed
+        except Exception as unforeseen:  # this thread serves other checkpoints too
+            log.exception("step %d", entry.address.step)
+            error = CheckpointError(f"{entry.files.root}: step {entry.address.step}: {unforeseen!r}")
         with self._changed:
             del self._open[key]  # from here on, whoever comes late makes a new entry
-        for ended in entry.callers:
+        for rank, ended in entry.callers:
+            if isinstance(error, GivenUp | Superseded):
+                withdraw(entry.files, entry.address, rank)
             ended(error)
 
 
 def _who_is_missing(entry: _Open) -> str:
     there = {rank_of(name) for name in entry.files.names(entry.address.folder)}
     missing = [rank for rank in range(entry.world) if rank not in there]
+    first = f", first of them rank {missing[0]}" if missing else ""
     return (
         f"{entry.files.root}: step {entry.address.step} is not committed: within {DEADLINE:g} s "
-        f"{len(missing)} of {entry.world} ranks have not written their part, first of them rank {missing[0]}"
+        f"{len(missing)} of {entry.world} ranks have not written their part{first}"
     )

@@ -41,16 +41,17 @@ from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, W
 from torch.futures import Future
 
 from tlaunch.checkpoint import catalog, dtypes
-from tlaunch.checkpoint.commit import clean, commit, take_generation
+from tlaunch.checkpoint.commit import commit, write_buffers
 from tlaunch.checkpoint.errors import Unusable
-from tlaunch.checkpoint.files import Files, why
-from tlaunch.checkpoint.layout import Address, shard_name
+from tlaunch.checkpoint.files import Files
+from tlaunch.checkpoint.generations import clean, take_generation
+from tlaunch.checkpoint.layout import Address
 from tlaunch.checkpoint.manifest import Manifest, Tensor, merge
 from tlaunch.checkpoint.memory import memory_of
 from tlaunch.checkpoint.places import open_files
 from tlaunch.checkpoint.region import Region
 from tlaunch.checkpoint.resharding import Wanted, load
-from tlaunch.checkpoint.shard import Piece, write_pieces
+from tlaunch.checkpoint.shard import Piece, arrange, described
 from tlaunch.checkpoint.values import Json, from_json, to_json
 
 PATHS = "dcp.paths"
@@ -109,7 +110,6 @@ class Writer(StorageWriter):
         """Called by torch on every rank: write the shard."""
         blank: Manifest = plan.storage_data
         (rank,) = blank.ranks
-        folder = Address(blank.generation, blank.step).folder
         values: dict[str, Json] = {}
         kept: list[tuple[Piece, torch.Tensor]] = []
         results: list[WriteResult] = []
@@ -121,12 +121,10 @@ class Writer(StorageWriter):
                 kept.append(_tensor(item, planner))
                 results.append(WriteResult(item.index, len(kept[-1][0].data), None))
         pieces = [piece for piece, _ in kept]
-        try:
-            self._files.make(folder)
-            file, tensors = write_pieces(self._files, folder, shard_name(rank), pieces)
-        except OSError as error:
-            raise why(error, "writing a shard", f"{self._files.root}/{folder}/{shard_name(rank)}") from error
-        part = replace(blank, files=(file,), tensors=tensors, values=values)
+        layout = arrange(pieces)
+        buffers: list[bytes | memoryview] = [layout.header, *(piece.data for piece, _ in layout.boxes)]
+        file = write_buffers(self._files, Address(blank.generation, blank.step), rank, buffers)
+        part = replace(blank, files=(file,), tensors=described(layout.boxes), values=values)
         done: Future[list[WriteResult]] = Future()
         done.set_result([*results, WriteResult(MetadataIndex(""), 0, part)])
         return done

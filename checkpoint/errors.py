@@ -19,3 +19,11 @@ class Damaged(CheckpointError):
 
 class Superseded(CheckpointError):
     """A newer writer has taken over the path. What this one had not yet committed stays uncommitted."""
+
+
+class GivenUp(CheckpointError):
+    """A rank does not take part in a checkpoint, which therefore cannot be committed. ``skipped``: on purpose."""
+
+    def __init__(self, message: str, *, skipped: bool = False) -> None:
+        super().__init__(message)
+        self.skipped = skipped

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -49,9 +50,19 @@ class Files(Protocol):
     def create(self, name: str, data: bytes) -> None:
         """Write a small file that must not be there yet; of several callers only one succeeds.
 
+        Whoever looks meanwhile, or after a crash, may find the name with less than all of the data.
+
         Raises:
             FileExistsError: it is there.
         """
+        ...
+
+    def settle(self, folder: str) -> None:
+        """Make durable which names are in a folder, also those that other processes have written."""
+        ...
+
+    def space(self) -> int | None:
+        """Return how many bytes can still be written; ``None`` when that is not known. The path must be there."""
         ...
 
     def read(self, name: str, limit: int) -> bytes:
@@ -94,32 +105,44 @@ class LocalFiles:
         while not path.is_dir():
             missing.append(path)
             path = path.parent
+        # Whoever has made it may have died before its name was durable.
+        with contextlib.suppress(PermissionError):  # not ours, then
+            self._sync(path.parent)
         for made in reversed(missing):
-            made.mkdir(exist_ok=True)
+            self._mkdir(made)
             self._sync(made.parent)
 
     def write(self, name: str, chunks: Iterable[Buffer]) -> None:
         path = self._root / name
-        draft = path.with_name(f"{DRAFT}{os.getpid()}-{path.name}")
+        # Process numbers repeat: on every node, in every container.
+        draft = path.with_name(f"{DRAFT}{secrets.token_hex(8)}-{path.name}")
         try:
             self._fill(draft, chunks)
             self._rename(draft, path)
         except BaseException:
             with contextlib.suppress(OSError):
-                draft.unlink(missing_ok=True)
+                self._unlink(draft)
             raise
         self._sync(path.parent)
 
     def create(self, name: str, data: bytes) -> None:
         path = self._root / name
-        draft = path.with_name(f"{DRAFT}{os.getpid()}-{path.name}")
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        os.close(fd)
         try:
-            self._fill(draft, [data])
-            os.link(draft, path)  # unlike a rename, this fails when the name is taken
-        finally:
+            self._fill(path, [data])
+        except BaseException:
             with contextlib.suppress(OSError):
-                draft.unlink(missing_ok=True)
+                self._unlink(path)
+            raise
         self._sync(path.parent)
+
+    def settle(self, folder: str) -> None:
+        self._sync(self._root / folder)
+
+    def space(self) -> int | None:
+        found = os.statvfs(self._root)
+        return found.f_bavail * found.f_frsize
 
     def read(self, name: str, limit: int) -> bytes:
         with (self._root / name).open("rb") as file:
@@ -150,19 +173,23 @@ class LocalFiles:
     def remove(self, name: str) -> None:
         path = self._root / name
         if not path.is_dir() or path.is_symlink():
-            path.unlink(missing_ok=True)
+            self._unlink(path)
             return
         # Renamed first: nobody sees half of it, and whoever still wants to write into it finds no folder.
-        trash = path if path.name.startswith(TRASH) else path.with_name(f"{TRASH}{os.getpid()}-{path.name}")
-        if trash != path:
+        trash = path
+        if not path.name.startswith(TRASH):
+            trash = path.with_name(f"{TRASH}{secrets.token_hex(8)}-{path.name}")
             try:
-                path.rename(trash)
+                self._rename(path, trash)
             except FileNotFoundError:
                 return  # somebody else was faster
             self._sync(path.parent)
-        shutil.rmtree(trash, ignore_errors=True)
+        self._rmtree(trash)
 
-    # --- the steps of a write, one system call each, so that tests can stop between any two of them ----------------
+    # --- what changes the disk, one step each, so that tests can stop between any two of them ----------------------
+
+    def _mkdir(self, path: Path) -> None:
+        path.mkdir(exist_ok=True)
 
     def _fill(self, path: Path, chunks: Iterable[Buffer]) -> None:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
@@ -172,13 +199,22 @@ class LocalFiles:
         finally:
             os.close(fd)
 
-    def _rename(self, draft: Path, path: Path) -> None:
-        draft.rename(path)
+    def _rename(self, old: Path, new: Path) -> None:
+        old.rename(new)
+
+    def _unlink(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+
+    def _rmtree(self, path: Path) -> None:
+        shutil.rmtree(path, ignore_errors=True)
 
     def _sync(self, folder: Path) -> None:
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(fd)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot, and need not
+                raise
         finally:
             os.close(fd)
 

@@ -4,6 +4,7 @@
 - ``step-000000100.g00003/``: one checkpoint, committed as soon as it holds ``manifest.json``. In it:
 - ``rank-00000.safetensors``: what one rank has written
 - ``rank-00000.json``: its part of the manifest, until the checkpoint is committed
+- ``rank-00000.absent.json``: it will not write its part; the checkpoint will never be committed
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ RESERVED = ("ranks", "dcp")
 
 _STEP = re.compile(r"step-(\d{9,15})\.g(\d{5,12})")
 _PART = re.compile(r"rank-(\d{5,9})\.json")
+_ABSENT = re.compile(r"rank-(\d{5,9})\.absent\.json")
 _GENERATION = re.compile(r"generation-(\d{8,12})\.json")
 
 
@@ -44,12 +46,21 @@ class Address:
 
     def part(self, rank: int) -> str:
         """Where a rank's part of the manifest lies."""
-        return f"{self.folder}/rank-{rank:05d}.json"
+        return f"{self.folder}/{part_name(rank)}"
+
+    def absence(self, rank: int) -> str:
+        """Where it is said that a rank writes no part."""
+        return f"{self.folder}/rank-{rank:05d}.absent.json"
 
 
 def shard_name(rank: int) -> str:
     """Return the name of the file with a rank's tensors."""
     return f"rank-{rank:05d}.safetensors"
+
+
+def part_name(rank: int) -> str:
+    """Return the name of the file with a rank's part of the manifest."""
+    return f"rank-{rank:05d}.json"
 
 
 def address_of(folder: str) -> Address | None:
@@ -64,6 +75,12 @@ def address_of(folder: str) -> Address | None:
 def rank_of(part: str) -> int | None:
     """Return whose part of the manifest a file of this name is, if any."""
     match = _PART.fullmatch(part)
+    return None if match is None else int(match[1])
+
+
+def absent_of(name: str) -> int | None:
+    """Return which rank is absent because of a file of this name, if any."""
+    match = _ABSENT.fullmatch(name)
     return None if match is None else int(match[1])
 
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import secrets
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 from tlaunch.checkpoint.errors import Unusable
-from tlaunch.checkpoint.files import Buffer
+from tlaunch.checkpoint.files import DRAFT, Buffer
 from tlaunch.checkpoint.layout import MANIFEST
 
 FileSystem: TypeAlias = Any
@@ -66,13 +67,27 @@ class ObjectFiles:
         file.commit()
 
     def create(self, name: str, data: bytes) -> None:
+        # Not every store can write on the condition that there is nothing yet, and fsspec does not tell which can.
+        # So everybody first lays a claim, and gives way if there is another: of two claims one at least is seen.
+        folder, _, plain = name.rpartition("/")
+        claim = f"{DRAFT}{secrets.token_hex(8)}-{plain}"
+        path = self._at(f"{folder}/{claim}" if folder else claim)
+        self._fs.pipe_file(path, b"-")
         try:
-            self._fs.pipe_file(self._at(name), data, mode="create")
-        except (TypeError, NotImplementedError):
-            # This store has no conditional write: between these two lines somebody else may do the same.
-            if self._fs.exists(self._at(name)):
-                raise FileExistsError(name) from None
+            names = self.names(folder)
+            others = (other for other in names if other.startswith(DRAFT) and other.endswith(f"-{plain}"))
+            if plain in names or any(other != claim for other in others):
+                raise FileExistsError(name)
             self._fs.pipe_file(self._at(name), data)
+        finally:
+            with contextlib.suppress(Exception):
+                self._fs.rm_file(path)
+
+    def settle(self, folder: str) -> None:
+        """Nothing to do: an object that is seen is durable."""
+
+    def space(self) -> int | None:
+        return None
 
     def read(self, name: str, limit: int) -> bytes:
         return bytes(self._fs.cat_file(self._at(name), start=0, end=limit))

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch.distributed as dist
 
@@ -50,8 +50,11 @@ class Ranks:
         if self._group is None:
             return [mine]
         said: list[T | None] = [None] * self.world
-        dist.all_gather_object(said, mine, group=self._group)
-        return [item for item in said if item is not None]
+        try:
+            dist.all_gather_object(said, mine, group=self._group)
+        except RuntimeError as error:
+            raise CheckpointError(f"the ranks could not agree, as a checkpoint needs at times: {error}") from error
+        return cast("list[T]", said)
 
     def from_first(self, make: Callable[[], T]) -> T:
         """Have rank 0 make something, and return it on every rank. When it fails there, it fails everywhere.
@@ -59,22 +62,25 @@ class Ranks:
         Raises:
             CheckpointError: with what rank 0 says.
         """
-        made: list[T | None] = [None]
-        error: list[str | None] = [None]
+        if self._group is None:
+            return make()
+        made: T | None = None
+        error: CheckpointError | None = None
         if self.rank == 0:
             try:
-                made[0] = make()
+                made = make()
             except CheckpointError as failed:
-                if self._group is None:
-                    raise
-                error[0] = str(failed)
-        if self._group is not None:
-            box: list[object] = [made[0], error[0]]
+                error = failed
+            except Exception as failed:  # noqa: BLE001 - the others wait for us
+                error = CheckpointError(f"rank 0: {failed!r}")
+        box: list[object] = [made, error]
+        try:
             dist.broadcast_object_list(box, src=0, group=self._group)
-            made, error = [box[0]], [box[1]]  # type: ignore[list-item]
-        if error[0] is not None:
-            raise CheckpointError(error[0])
-        return made[0]  # type: ignore[return-value]
+        except RuntimeError as failed:
+            raise CheckpointError(f"the ranks could not agree, as a checkpoint needs at times: {failed}") from failed
+        if isinstance(box[1], CheckpointError):
+            raise box[1]
+        return cast("T", box[0])
 
     def close(self) -> None:
         """Let go of the group."""

@@ -20,11 +20,12 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from tlaunch.checkpoint.absence import give_up
 from tlaunch.checkpoint.arena import Arena
 from tlaunch.checkpoint.catalog import Keep, prune
 from tlaunch.checkpoint.commit import write_shard
 from tlaunch.checkpoint.commits import Commits
-from tlaunch.checkpoint.errors import CheckpointError, Superseded
+from tlaunch.checkpoint.errors import CheckpointError, GivenUp, Superseded
 from tlaunch.checkpoint.files import Files
 from tlaunch.checkpoint.layout import Address
 from tlaunch.checkpoint.messages import Message, receive, send
@@ -64,10 +65,12 @@ class Trainer(threading.Thread):
         except (CheckpointError, OSError):
             log.exception("a trainer is served no longer")
         finally:
-            for arena in self._arenas.values():
-                arena.close()
-            self._sock.close()
-            self._left(self)
+            try:
+                for arena in self._arenas.values():
+                    arena.close()
+            finally:
+                self._sock.close()
+                self._left(self)
 
     def _do(self, message: Node, fd: int | None) -> None:
         match message.at("do").text():
@@ -83,6 +86,8 @@ class Trainer(threading.Thread):
                 self._arenas[index] = Arena(fd, message.at("size").number())
             case "save":
                 self._save(message)
+            case "absent":
+                self._give_up(message)
             case "leave":
                 self.said_goodbye = True
             case other:
@@ -95,30 +100,54 @@ class Trainer(threading.Thread):
         view = self._arenas[index].view
         begin, size = message.at("plan").number(), message.at("plan_size").number()
         plan = Plan.from_bytes(bytes(view[begin : begin + size]))
-        address = Address(plan.part.generation, step)
+        address, (rank,), world = Address(plan.part.generation, step), plan.part.ranks, plan.part.world
         try:
             write_shard(files, plan.part, described(plan.boxes), view[: message.at("shard_size").number()])
-        except CheckpointError as error:
-            self._answer("failed", step, index, error)
+        except Exception as error:  # noqa: BLE001 - file systems of every kind; whoever holds the future is to know
+            self._answer(_outcome(error), step, index, error)
+            if world > 1 and not isinstance(error, GivenUp | Superseded):
+                _give_up(files, address, rank, _told(error))
             return
         self._answer("written", step, index)
 
         def ended(error: CheckpointError | None) -> None:
             if error is None and keep is not None:
                 _prune(files, keep)
-            self._answer("committed" if error is None else "failed", step, None, error)
+            self._answer(_outcome(error), step, None, error)
 
-        self._commits.add(files, address, plan.part.world, ended)
+        self._commits.add(files, address, world, rank, ended)
 
-    def _answer(self, did: str, step: int, arena: int | None, error: CheckpointError | None = None) -> None:
+    def _give_up(self, message: Node) -> None:
+        assert self._files is not None
+        address = Address(message.at("generation").number(), message.at("step").number())
+        _give_up(self._files, address, message.at("rank").number(), message.at("reason").text())
+
+    def _answer(self, did: str, step: int, arena: int | None, error: Exception | None = None) -> None:
         """Tell the trainer, if it still lives. ``arena``: it may be filled again."""
         superseded = isinstance(error, Superseded)
-        said: Message = {"did": did, "step": step, "arena": arena, "error": str(error or ""), "superseded": superseded}
+        said: Message = {"did": did, "step": step, "arena": arena, "error": _told(error), "superseded": superseded}
         with self._sending:
             try:
                 send(self._sock, said)
             except OSError:
                 log.info("a trainer is gone; it would have been told: %s", said)
+
+
+def _told(error: Exception | None) -> str:
+    return str(error or "") if error is None or isinstance(error, CheckpointError) else repr(error)
+
+
+def _outcome(error: Exception | None) -> str:
+    if error is None:
+        return "committed"
+    return "skipped" if isinstance(error, GivenUp) and error.skipped else "failed"
+
+
+def _give_up(files: Files, address: Address, rank: int, reason: str) -> None:
+    try:
+        give_up(files, address, rank, reason)
+    except Exception as error:  # noqa: BLE001 - the others wait in vain, for as long as they wait for anybody
+        log.warning("%s", error)
 
 
 def _prune(files: Files, keep: Keep) -> None:

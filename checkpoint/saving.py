@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -14,8 +16,13 @@ from tlaunch.checkpoint.link import Link
 from tlaunch.checkpoint.messages import Message
 from tlaunch.checkpoint.tree import Node
 
+log = logging.getLogger(__name__)
+
 BUFFERS = 2
 """Arenas: one is filled while the other is written."""
+
+LONG = 1.0
+"""Seconds of waiting for a free arena from which on they are worth a line."""
 
 
 @dataclass(slots=True)
@@ -58,10 +65,20 @@ class Saving:
             for buffer in self._buffers:
                 buffer.arena.close()
             self._buffers = []
-            for index in range(BUFFERS):
-                self._buffers.append(Buffer(index, Arena.make(size)))
+            arenas: list[Arena] = []
+            try:
+                arenas.extend(Arena.make(size) for _ in range(BUFFERS))
+            except CheckpointError:
+                for arena in arenas:
+                    arena.close()
+                raise
+            self._buffers = [Buffer(index, arena) for index, arena in enumerate(arenas)]
             if self._link is not None:
-                self._introduce(self._link)
+                try:
+                    self._introduce(self._link)
+                except CheckpointError:
+                    self._link.close()  # its saver has died; the next one is told all
+                    self._link = None
         self._linked()
 
     @property
@@ -71,11 +88,14 @@ class Saving:
 
     def free_buffer(self, *, wait: bool) -> Buffer | None:
         """Return an arena to fill; ``None`` when all are in use and we don't wait."""
+        since = time.monotonic()
         with self._changed:
             while True:
                 for buffer in self._buffers:
                     if not buffer.busy:
                         buffer.busy = True
+                        if (waited := time.monotonic() - since) > LONG:
+                            log.warning("waited %.1f s until a checkpoint before was written", waited)
                         return buffer
                 if not wait:
                     return None
@@ -124,7 +144,15 @@ class Saving:
 
         capture.done.add_done_callback(captured)
 
-    def settle(self, step: int, error: CheckpointError | None) -> None:
+    def stay_out(self, generation: int, step: int, rank: int, reason: str) -> None:
+        """Let the savers of other ranks know that this one does not save a step. No ``reason``: it skips it."""
+        order: Message = {"do": "absent", "generation": generation, "step": step, "rank": rank, "reason": reason}
+        try:
+            self._linked().say(order)
+        except CheckpointError as error:
+            log.warning("the other ranks could not be told that step %d is not saved here: %s", step, error)
+
+    def settle(self, step: int, error: CheckpointError | None, *, saved: bool = True) -> None:
         """Resolve the future of a step, if that has not been done."""
         with self._changed:
             future = self._futures.pop(step, None)
@@ -133,7 +161,7 @@ class Saving:
         if future is None:
             return
         if error is None:
-            future.set_result(True)
+            future.set_result(saved)
         else:
             future.set_exception(error)
 
@@ -186,6 +214,9 @@ class Saving:
                 self.free(buffer)
         if did == "committed":
             self.settle(step, None)
+        elif did == "skipped":
+            log.warning("%s", answer.at("error").text())
+            self.settle(step, None, saved=False)
         elif did == "failed":
             kind = Superseded if answer.at("superseded").value else CheckpointError
             self.settle(step, kind(answer.at("error").text()))

@@ -98,17 +98,6 @@ def described(boxes: Sequence[tuple[Box, int]]) -> dict[str, Tensor]:
     return tensors
 
 
-def write_pieces(files: Files, folder: str, name: str, pieces: Sequence[Piece]) -> tuple[File, dict[str, Tensor]]:
-    """Write slices into one file. Returns what a manifest says of it, where it is the first file.
-
-    Raises:
-        OSError: the file system failed; nothing stands under the name.
-    """
-    layout = arrange(pieces)
-    file = write_file(files, folder, name, layout.header, *(piece.data for piece, _ in layout.boxes))
-    return file, described(layout.boxes)
-
-
 def write_file(files: Files, folder: str, name: str, *buffers: bytes | memoryview) -> File:
     """Write a file whose bytes are those of the buffers, and take their checksums.
 

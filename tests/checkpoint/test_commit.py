@@ -7,9 +7,10 @@ import pytest
 
 from tests.checkpoint.writing import numbers, part_of, pieces_of, save
 from tlaunch.checkpoint.catalog import Keep, committed, find, prune
-from tlaunch.checkpoint.commit import clean, newest_generation, take_generation, try_commit, write_part
+from tlaunch.checkpoint.commit import try_commit, write_part
 from tlaunch.checkpoint.errors import CheckpointError, Superseded, Unusable
 from tlaunch.checkpoint.files import LocalFiles
+from tlaunch.checkpoint.generations import clean, newest_generation, take_generation
 from tlaunch.checkpoint.layout import Address
 from tlaunch.checkpoint.region import Region
 from tlaunch.checkpoint.shard import Piece

@@ -9,8 +9,8 @@ import pytest
 
 from tests.checkpoint.writing import Crash, Machine, numbers, save
 from tlaunch.checkpoint.catalog import committed, manifest_of
-from tlaunch.checkpoint.commit import clean, take_generation
 from tlaunch.checkpoint.files import Files, LocalFiles
+from tlaunch.checkpoint.generations import clean, take_generation
 from tlaunch.checkpoint.layout import Address
 from tlaunch.checkpoint.reading import ShardReader, verify
 

@@ -12,9 +12,9 @@ import pytest
 
 from tests.checkpoint.writing import save
 from tlaunch.checkpoint.catalog import Keep, committed, manifest_of, prune
-from tlaunch.checkpoint.commit import clean, take_generation
 from tlaunch.checkpoint.errors import CheckpointError, Unusable
 from tlaunch.checkpoint.files import Files, LocalFiles
+from tlaunch.checkpoint.generations import clean, take_generation
 from tlaunch.checkpoint.layout import Address
 from tlaunch.checkpoint.places import open_files
 from tlaunch.checkpoint.reading import verify
