@@ -1,80 +1,137 @@
-"""A machine that stops between any two operations loses nothing that was committed, and shows nothing that was not."""
+"""Whenever the power fails: what was told to be committed is there, and nothing torn is ever taken for whole."""
 
 from __future__ import annotations
 
-import itertools
+import random
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
-from tests.checkpoint.writing import Crash, Machine, numbers, save
-from tlaunch.checkpoint.catalog import committed, manifest_of
-from tlaunch.checkpoint.files import Files, LocalFiles
+from tests.checkpoint.power import Recorder, Step, after
+from tests.checkpoint.whole import check_all, leftovers
+from tests.checkpoint.writing import part_of, pieces_of, save
+from tlaunch.checkpoint.catalog import Keep, committed, prune
+from tlaunch.checkpoint.commit import try_commit, write_part
+from tlaunch.checkpoint.files import Buffer
 from tlaunch.checkpoint.generations import clean, take_generation
 from tlaunch.checkpoint.layout import Address
-from tlaunch.checkpoint.reading import ShardReader, verify
 
-FIRST, SECOND = Address(1, 10), Address(1, 20)
-
-
-def whole(files: Files, address: Address) -> bool:
-    """Check every byte of a checkpoint against what was saved."""
-    manifest = manifest_of(files, address)
-    verify(files, address, manifest)
-    out = memoryview(bytearray(32))
-    for at in manifest.tensors["w"].slices:
-        ShardReader(files, address, manifest).fill(at.file, at.begin, out)
-        assert out == numbers(address.step, at.region.offset[0])
-    return True
+FIRST, SECOND, THIRD = Address(1, 10), Address(1, 20), Address(2, 30)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_stopped_at_every_operation_of_a_save(tmp_path: Path, seed: int) -> None:
-    committed_second = stop_at = 0
-    for stop_at in itertools.count(1):
-        folder = tmp_path / str(stop_at)
-        folder.mkdir()
-        before = Machine(folder)
-        take_generation(before, {})
-        assert save(before, FIRST)
-        machine = Machine(folder, stop_at, seed)
-        machine._synced, machine._names = before._synced, before._names
-        try:
-            save(machine, SECOND)
-        except Crash:
-            files = machine.restart()
-            found = committed(files)
-            assert found[:1] == [FIRST]
-            assert all(whole(files, address) for address in found)
-            committed_second += SECOND in found
-            # Whoever comes next cleans up and can save the same step.
-            generation = take_generation(files, {})
-            clean(files, generation)
-            assert save(files, Address(generation, 20))
-            assert all(whole(files, address) for address in committed(files))
-        else:
-            assert committed(machine) == [FIRST, SECOND]
-            break
-    assert stop_at > 15
-    assert committed_second > 0
+class Runs:
+    """Runs that follow one another on one disk, and what they have promised: after how many steps which was there."""
+
+    def __init__(self, root: Path) -> None:
+        root.mkdir()
+        self.steps: list[Step] = []
+        self.files = Recorder(root, self.steps)
+        self.promised: list[tuple[int, Address]] = []
+        self.removed: list[tuple[int, Address]] = []
+
+    def save(self, address: Address) -> None:
+        """Save a checkpoint, and promise that it is committed."""
+        assert save(self.files, address)
+        self.promised.append((len(self.steps), address))
+
+    def prune(self, keep: Keep) -> None:
+        """Remove what is not kept. From the first step of that on nothing is promised."""
+        begin = len(self.steps)
+        self.removed += [(begin, address) for address in prune(self.files, keep)]
+
+    def standing(self, count: int) -> set[Address]:
+        """Return what must be there after so many steps."""
+        gone = {address for begin, address in self.removed if begin < count}
+        return {address for end, address in self.promised if end <= count} - gone
 
 
-def test_stopped_while_a_checkpoint_is_removed(tmp_path: Path) -> None:
-    stop_at = 0
-    for stop_at in itertools.count(1):
-        folder = tmp_path / str(stop_at)
-        files = LocalFiles(folder)
-        files.make("")
-        assert save(files, FIRST)
-        assert save(files, SECOND)
-        machine = Machine(folder, stop_at)
-        try:
-            machine.remove(FIRST.folder)
-        except Crash:
-            assert SECOND in committed(files)
-            assert all(whole(files, address) for address in committed(files))
-            clean(files, 2)
-            assert not list(folder.glob(".trash*"))
-        else:
-            break
-    assert stop_at > 1
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """Two runs: the first saves twice, and half of a third step; the second cleans up, saves, and prunes."""
+    runs = Runs(tmp_path_factory.mktemp("power") / "ck")
+    assert take_generation(runs.files, {}) == 1
+    runs.save(FIRST)
+    runs.save(SECOND)
+    unfinished = Address(1, 30)
+    write_part(runs.files, part_of(unfinished, 0), pieces_of(unfinished, 0))
+    assert take_generation(runs.files, {}) == 2
+    clean(runs.files, 2)
+    runs.save(THIRD)
+    runs.prune(Keep(last=2))
+    return runs
+
+
+@pytest.mark.parametrize("seed", [None, 1, 2, 3])
+def test_the_power_fails_after_any_step(runs: Runs, tmp_path: Path, seed: int | None) -> None:
+    assert len(runs.steps) > 60
+    chance = None if seed is None else random.Random(seed)
+    early = 0
+    for count in range(len(runs.steps) + 1):
+        files = after(runs.steps[:count], Path(runs.files.root), tmp_path / str(count), chance)
+        found = set(committed(files))
+        assert runs.standing(count) <= found, f"after step {count}: {runs.steps[max(0, count - 3) : count]}"
+        early += len(found - runs.standing(count))
+        if found:
+            check_all(files)
+        # Whoever comes next cleans up, and can save the same steps.
+        generation = take_generation(files, {})
+        clean(files, generation)
+        assert set(committed(files)) == found
+        assert save(files, Address(generation, 30))
+        check_all(files)
+        assert leftovers(files) == []
+    assert seed is None or early, "something was there before it was promised: else nothing unsynced has survived"
+
+
+def test_a_commit_that_another_has_begun_is_told_only_when_it_is_durable(tmp_path: Path) -> None:
+    told: list[bool] = []
+
+    class First(Recorder):
+        """Stops after the name of the manifest has changed, before that is durable, while another looks."""
+
+        def _rename(self, old: Path, new: Path) -> None:
+            super()._rename(old, new)
+            if new.name == "manifest.json":
+                told.append(try_commit(Recorder(Path(self.root), self.steps), FIRST, 2))
+                raise KeyboardInterrupt
+
+    root = tmp_path / "ck"
+    root.mkdir()
+    files = First(root, [])
+    take_generation(files, {})
+    with pytest.raises(KeyboardInterrupt):
+        save(files, FIRST)
+    assert told == [True]
+    assert committed(after(files.steps, root, tmp_path / "later", None)) == [FIRST]
+
+
+def test_a_folder_that_another_has_made_is_durable_before_it_is_used(tmp_path: Path) -> None:
+    class Killed(Recorder):
+        """Is killed when it has made a folder, before that is durable."""
+
+        def _mkdir(self, path: Path) -> None:
+            super()._mkdir(path)
+            raise KeyboardInterrupt
+
+    root = tmp_path / "ck"
+    root.mkdir()
+    files = Recorder(root, [])
+    take_generation(files, {})
+    with pytest.raises(KeyboardInterrupt):
+        Killed(root, files.steps).make(FIRST.folder)
+    assert save(files, FIRST)
+    assert committed(after(files.steps, root, tmp_path / "later", None)) == [FIRST]
+
+
+def test_two_that_write_one_file_at_once_do_not_mix(tmp_path: Path) -> None:
+    """As two savers of two nodes do that commit the same checkpoint, perhaps with equal process numbers."""
+    files = Recorder(tmp_path, [])
+
+    def slowly() -> Iterable[Buffer]:
+        yield b"one "
+        files.write("x", [b"two"])
+        yield b"and the rest"
+
+    files.write("x", slowly())
+    assert files.read("x", 100) == b"one and the rest"
