@@ -233,6 +233,8 @@ def test_a_saver_that_dies_is_replaced(tmp_path: Path) -> None:
         first = saver_of(checkpointer)
         os.kill(first, signal.SIGSTOP)
         pending = checkpointer.save(2, {"x": 2})
+        while 2 not in checkpointer._saving._sent:  # else the next saver gets it
+            time.sleep(0.001)
         os.kill(first, signal.SIGKILL)
         with pytest.raises(CheckpointError, match=r"step 2 (may not have been|is not) saved"):
             pending.result(WITHIN)
