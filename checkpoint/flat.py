@@ -7,6 +7,7 @@ for the names.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
 
@@ -165,10 +166,18 @@ def rebuild(tree: Value, flat: Flat, path: str = "") -> Value:
     return flat.tensors.get(path, tree) if isinstance(tree, torch.Tensor) else flat.values.get(path, tree)
 
 
-def take_on(state: State, tree: dict[str, Any]) -> None:
-    """Put a rebuilt tree into the objects of a state. Plain tensors have been filled in place before."""
+def stateful(state: State) -> set[str]:
+    """Return the names of objects that take their state on by code of their own."""
+    known = (nn.Module, torch.optim.Optimizer, Mapping)
+    return {name for name, value in state.items() if not isinstance(value, known) and isinstance(value, Stateful)}
+
+
+def take_on(state: State, tree: dict[str, Any], names: AbstractSet[str]) -> None:
+    """Put a rebuilt tree into those objects of a state. Plain tensors have been filled in place before."""
     modules = [value for value in state.values() if isinstance(value, nn.Module)]
     for name, value in state.items():
+        if name not in names:
+            continue
         if isinstance(value, nn.Module):
             set_model_state_dict(value, tree[name])
         elif isinstance(value, torch.optim.Optimizer):

@@ -17,7 +17,7 @@ from tlaunch.checkpoint.plan import boxes_to_bytes
 from tlaunch.checkpoint.ranks import Ranks
 from tlaunch.checkpoint.region import Region
 from tlaunch.checkpoint.shard import Box, Layout, arrange
-from tlaunch.checkpoint.slices import Held, Inventory, Share, held, inventory, share_out
+from tlaunch.checkpoint.slices import Held, Inventory, Share, held, inventory, refuse_strangers, sample, share_out
 from tlaunch.checkpoint.values import Json, to_json
 
 
@@ -106,7 +106,9 @@ class Preparing:
         flat = joined(fixed, loose)
         found = inventory(flat)
         if found != self._inventory:
-            self._share = share_out(self._ranks.everybody(found))[self._ranks.rank]
+            told = self._ranks.everybody((found, sample(flat) if self._ranks.world > 1 else {}))
+            refuse_strangers([numbers for _, numbers in told])
+            self._share = share_out([holding for holding, _ in told])[self._ranks.rank]
             self._inventory = found
         mine = {name: at for name, tensor in flat.tensors.items() if self._writes(name, at := held(name, tensor))}
         layout = arrange([Box(name, at.dtype, at.shape, at.region) for name, at in mine.items()])

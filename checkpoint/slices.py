@@ -68,6 +68,45 @@ def inventory(flat: Flat) -> Inventory:
     return Inventory(tuple(boxes), tuple(flat.values))
 
 
+Sample: TypeAlias = Mapping[str, "tuple[float, ...]"]
+"""A few numbers of each tensor that ranks should hold alike, by name."""
+
+_SAMPLED = 16
+
+
+def sample(flat: Flat) -> Sample:
+    """Return some numbers of this rank's parameters and optimizer states which are not sharded."""
+    found = {}
+    for name in flat.steady:
+        tensor = flat.tensors[name]
+        if not isinstance(tensor, DTensor) and tensor.numel() > 1 and tensor.is_floating_point():
+            found[name] = tuple(tensor.detach().flatten()[:_SAMPLED].tolist())
+    return found
+
+
+def refuse_strangers(samples: Sequence[Sample]) -> None:
+    """Refuse ranks that call different tensors by the same names, as stages of a pipeline may do.
+
+    Replicas differ a little at most. A box is written by one of those who seem to hold it: the others' would be lost.
+
+    Raises:
+        Unusable: most of what two ranks have in common is not the same at all.
+    """
+    for rank, found in enumerate(samples[1:], 1):
+        common = sorted(found.keys() & samples[0].keys())
+        apart = [name for name in common if _far(found[name], samples[0][name])]
+        if len(apart) > len(common) / 2:
+            raise Unusable(
+                f"{apart[0]}: ranks 0 and {rank} hold different numbers under this name; expected replicas, a DTensor, "
+                "or a name of its own for what each rank has, such as that of the pipeline's stage"
+            )
+
+
+def _far(one: Sequence[float], other: Sequence[float]) -> bool:
+    largest = max(map(abs, (*one, *other)))
+    return any(abs(a - b) > largest / 10 for a, b in zip(one, other, strict=False))
+
+
 @dataclass(frozen=True, slots=True)
 class Share:
     """What one rank writes, of what it holds."""

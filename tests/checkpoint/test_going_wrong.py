@@ -1,0 +1,88 @@
+"""A run that meets with trouble: its checkpoints stand, its model is whole, and one line says what is wrong."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.checkpoint.test_checkpointer import WITHIN, numbers, same, saver_of, train, training
+from tlaunch.checkpoint.catalog import committed
+from tlaunch.checkpoint.checkpointer import Checkpointer
+from tlaunch.checkpoint.errors import CheckpointError
+from tlaunch.checkpoint.files import LocalFiles
+
+
+def test_an_object_that_refuses_its_state_leaves_model_and_optimizer_as_they_were(tmp_path: Path) -> None:
+    class Picky:
+        """Takes on no other state than its own."""
+
+        def __init__(self, value: int) -> None:
+            self.value = value
+
+        def state_dict(self) -> dict[str, Any]:
+            return {"value": self.value}
+
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            if state["value"] != self.value:
+                raise ValueError("not mine")
+
+    with Checkpointer(tmp_path) as checkpointer:
+        saved = {**training(), "picky": Picky(1)}
+        train(saved, 1)
+        assert checkpointer.save(1, saved).result(WITHIN)
+        other = {**training(), "picky": Picky(2)}
+        train(other, 2)
+        before = numbers(other)
+        with pytest.raises(ValueError, match="not mine"):
+            checkpointer.restore(other)
+        assert same(numbers(other), before)
+
+
+def test_going_back_saves_the_same_steps_anew(tmp_path: Path) -> None:
+    state = {"x": 1}
+    with Checkpointer(tmp_path) as checkpointer:
+        assert checkpointer.save(1, state).result(WITHIN)
+        assert checkpointer.save(2, {"x": 2}).result(WITHIN)
+        assert checkpointer.save(2, {"x": 3}).result(WITHIN)  # what stands is not written again
+        assert checkpointer.restore(state, step=2) == 2
+        assert state["x"] == 2
+        assert checkpointer.restore(state, step=1) == 1
+        assert checkpointer.save(2, {"x": 4}).result(WITHIN)
+        assert checkpointer.restore(state) == 2
+        assert state["x"] == 4
+    assert [(each.step, each.generation) for each in committed(LocalFiles(tmp_path))] == [(1, 1), (2, 1), (2, 2)]
+
+
+def test_a_step_that_is_being_saved_costs_no_buffer(tmp_path: Path) -> None:
+    with Checkpointer(tmp_path) as checkpointer:
+        assert checkpointer.save(1, {"x": 1}).result(WITHIN)
+        os.kill(saver_of(checkpointer), signal.SIGSTOP)
+        pending = checkpointer.save(2, {"x": 2})
+        for _ in range(3):
+            with pytest.raises(CheckpointError, match="step 2 is being saved already"):
+                checkpointer.save(2, {"x": 2})
+        second = checkpointer.save(3, {"x": 3})
+        os.kill(saver_of(checkpointer), signal.SIGCONT)
+        assert pending.result(WITHIN)
+        assert second.result(WITHIN)
+
+
+def test_no_room_for_a_snapshot_is_one_line_and_training_goes_on(tmp_path: Path) -> None:
+    size = 64 << 20
+    with Checkpointer(tmp_path) as checkpointer:
+        assert checkpointer.save(1, {"x": torch.ones(4)}).result(WITHIN)
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size // 4, limits[1]))  # shared memory is a file, too
+        try:
+            with pytest.raises(CheckpointError, match=r"a snapshot needs \d+ bytes of shared memory: File too large"):
+                checkpointer.save(2, {"x": torch.ones(size // 4)})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert checkpointer.save(3, {"x": torch.ones(4)}).result(WITHIN)
+    assert [address.step for address in committed(LocalFiles(tmp_path))] == [1, 3]
