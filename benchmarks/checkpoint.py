@@ -4,10 +4,10 @@
                                     [--every N] [--folder PATH] [--json FILE]
 
 ``train``: one process trains a stack of linear layers under AdamW on one thread of the machine. In turn each arm saves
-the state again and again beside the training, before every second step unless one save is still going on, and the same
-number of steps is made without. ``blocked`` is the time in the call that saves and what the optimizer has to wait
-before its next step; throughput is compared with that of the undisturbed steps just before. Then each arm saves once
-while nothing is trained, beside a plain write of as many bytes with ``fsync``.
+the state twice beside the training, before every fourth step (``--every``) unless one save is still going on, and before
+that some steps are made without. ``blocked`` is the time in the call that saves and what the optimizer has to wait
+before its next step; throughput is compared with that of the undisturbed steps. Then each arm saves once while nothing
+is trained, beside a plain write of as many bytes with ``fsync``.
 
 ``read``: a state that 2 ranks have saved under FSDP2 is restored on 1 and on 3, beside plain reads of the same bytes by
 as many processes; once with nothing of it in the page cache, and once with all of it there.
@@ -41,8 +41,6 @@ from peers import Missing, peers_bin
 
 PEERS = ("DLRover", "NVRx")
 SCENES = ("train", "read", "bits")
-STEPS = 6
-"""Training steps of one window."""
 FLIPS = 200
 DEADLINE = 900.0
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - nothing is made there
@@ -94,7 +92,7 @@ def train(given: argparse.Namespace, folder: Path, missing: dict[str, str]) -> l
             arms = [arm for arm in arms if arm not in PEERS]
     before = set(SHARED_MEMORY.glob(LEFT_BEHIND))
     try:
-        run(python, "train_and_save.py", folder, given.size, given.repeats, given.every, STEPS, *arms)
+        run(python, "train_and_save.py", folder, given.size, given.repeats, given.every, *arms)
     finally:
         for left in set(SHARED_MEMORY.glob(LEFT_BEHIND)) - before:
             left.unlink()
@@ -159,7 +157,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--scenes", default=",".join(SCENES), help="train, read, bits; separated by commas")
     parser.add_argument("--arms", default=";".join(ARMS), help="ways to save, separated by semicolons")
-    parser.add_argument("--every", type=int, default=2, help="steps between two saves")
+    parser.add_argument("--every", type=int, default=4, help="steps between two saves")
     parser.add_argument("--folder", type=Path, help="where to write; a new folder below it is used and removed")
     parser.add_argument("--json", type=Path, help="also write every single measurement to this file")
     given = parser.parse_args()

@@ -7,9 +7,11 @@ Usable alone, under any launcher. From the ground up; none of these knows of wha
 - ``region``, ``dtypes``, ``values``, ``tree``: boxes in tensors, element types, what is not a tensor, strict JSON
 - ``manifest``, ``layout``: what a checkpoint says of itself, and where it lies
 - ``files``, ``objects``, ``places``: the few operations on a file system that everything else is made of
+- ``checksum``, ``direct``: CRC-32, and writing past the page cache
 - ``shard``, ``commit``, ``catalog``, ``reading``: writing, committing, finding and reading checkpoints
 - ``arena``, ``plan``, ``messages``, ``commits``, ``saver``: the process of each node that writes; it loads no torch
-- ``flat``, ``slices``, ``ranks``, ``capture``, ``link``, ``saving``: what happens in the trainer
+- ``flat``, ``slices``, ``outline``, ``ranks``, ``preparing``: what the trainer saves, and who writes what of it
+- ``gpu``, ``capture``, ``link``, ``saving``: how it gets to the saver
 - ``resharding``, ``restoring``, ``random_state``, ``checkpointer``: what users call
 
 The format is specified in ``docs/checkpoint-format.md``.

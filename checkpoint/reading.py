@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 
+from tlaunch.checkpoint.checksum import crc32
 from tlaunch.checkpoint.errors import Damaged
 from tlaunch.checkpoint.files import Files, why
 from tlaunch.checkpoint.layout import Address
@@ -74,7 +74,7 @@ class ShardReader:
         self.bytes_read += count
         if count < len(out):
             raise Damaged(f"{where}: this shard ends after {begin + count} bytes, expected {described.size}")
-        if zlib.crc32(out) != described.blocks[block]:
+        if crc32(out) != described.blocks[block]:
             raise Damaged(f"{where}: bytes {begin} to {begin + len(out)} have changed: their checksum does not fit")
 
 

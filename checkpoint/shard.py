@@ -6,14 +6,12 @@ second copy of everything, and does not sync. Tests read the files with ``safete
 
 from __future__ import annotations
 
-import contextlib
 import json
-import zlib
-from collections.abc import Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from tlaunch.checkpoint.checksum import crc32
 from tlaunch.checkpoint.dtypes import BYTES
 from tlaunch.checkpoint.files import Files
 from tlaunch.checkpoint.manifest import BLOCK, File, Slice, Tensor
@@ -21,6 +19,8 @@ from tlaunch.checkpoint.region import Region
 
 _ALIGN = 64
 """Tensors begin at multiples of this many bytes when the file is mapped into memory."""
+_AT_ONCE = 4 * BLOCK
+"""Bytes that are written at once: fewer, and threads wake each other more often than they write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +105,7 @@ def write_file(files: Files, folder: str, name: str, *buffers: bytes | memoryvie
         OSError: the file system failed; nothing stands under the name.
     """
     sums = Sums()
-    with contextlib.closing(sums.through(*buffers)) as chunks:
-        files.write(f"{folder}/{name}", chunks)
+    files.write(f"{folder}/{name}", sums.through(*buffers))
     return File(name, sum(len(buffer) for buffer in buffers), sums.blocks)
 
 
@@ -116,24 +115,29 @@ class Sums:
     def __init__(self) -> None:
         self._blocks: list[int] = []
         self._crc = 0
-        self._filled = 0
+        self._size = 0
 
     @property
     def blocks(self) -> tuple[int, ...]:
         """CRC-32 of each ``BLOCK`` bytes that have gone by, the last of which may be fewer."""
-        return (*self._blocks, self._crc) if self._filled else tuple(self._blocks)
+        return (*self._blocks, self._crc) if self._size % BLOCK else tuple(self._blocks)
 
-    def through(self, *buffers: bytes | memoryview) -> Generator[memoryview, None, None]:
-        """Yield the buffers in pieces that end where blocks end; each is summed up while the caller writes it."""
-        with ThreadPoolExecutor(1, thread_name_prefix="checksums") as beside:
-            for buffer in buffers:
-                rest = memoryview(buffer).cast("B")
-                while rest:
-                    piece, rest = rest[: BLOCK - self._filled], rest[BLOCK - self._filled :]
-                    summed = beside.submit(zlib.crc32, piece, self._crc)
-                    yield piece
-                    self._crc = summed.result()
-                    self._filled += len(piece)
-                    if self._filled == BLOCK:
-                        self._blocks.append(self._crc)
-                        self._crc = self._filled = 0
+    def through(self, *buffers: bytes | memoryview) -> Iterator[memoryview]:
+        """Yield the buffers in pieces that end where multiples of ``_AT_ONCE`` do."""
+        for buffer in buffers:
+            rest = memoryview(buffer).cast("B")
+            while rest:
+                piece = rest[: _AT_ONCE - self._size % _AT_ONCE]
+                self._take(piece)
+                yield piece
+                rest = rest[len(piece) :]
+
+    def _take(self, piece: memoryview) -> None:
+        while piece:
+            part = piece[: BLOCK - self._size % BLOCK]
+            self._crc = crc32(part, self._crc)
+            self._size += len(part)
+            if self._size % BLOCK == 0:
+                self._blocks.append(self._crc)
+                self._crc = 0
+            piece = piece[len(part) :]

@@ -1,9 +1,9 @@
 """Trains a model of a given size and saves it in several ways in turn; one JSON line for each measurement.
 
-Usage: train_and_save.py FOLDER BYTES ROUNDS EVERY STEPS ARM...
+Usage: train_and_save.py FOLDER BYTES ROUNDS EVERY ARM...
 
-Each round has one window of STEPS training steps for each arm, in random order, in which a save begins before every
-EVERY-th step unless one is still being written, and one window without saves for each. Then each arm saves once while
+Each round has one window of 2 x EVERY training steps for each arm, in random order, in which a save begins before every
+EVERY-th step unless one is still being written, and before it EVERY steps without saves. Then each arm saves once while
 nothing is trained, beside a plain write of as many bytes with ``fsync``. An arm that fails says why, and is left out.
 """
 
@@ -104,6 +104,7 @@ def first_saves(training: Training, folder: Path, names: list[str], report: Repo
             arm.before_step()
             report("first save blocks", name, time.perf_counter() - start, "s")
             arm.wait()
+            os.sync()
         except Exception as error:  # noqa: BLE001 - the reason is part of the result
             report.cannot(name, error)
         else:
@@ -112,25 +113,26 @@ def first_saves(training: Training, folder: Path, names: list[str], report: Repo
 
 def main() -> None:
     """Measure."""
-    folder, size, rounds, every, steps = Path(sys.argv[1]), *map(int, sys.argv[2:6])
+    folder, size, rounds, every = Path(sys.argv[1]), *map(int, sys.argv[2:5])
     torch.set_num_threads(1)
     training = Training(size)
     for _ in range(2):
         training.step()
     dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=0, world_size=1)
     report = Report(folder / "report.jsonl")
-    arms = dict(first_saves(training, folder, sys.argv[6:], report))
+    arms = dict(first_saves(training, folder, sys.argv[5:], report))
     held = sum(t.numel() * 4 for t in training.model.parameters()) * BYTES_EACH // 4
     report("state", "", held / 1e9, "GB")
-    window(training, None, every, steps)  # the first is slower
+    window(training, None, every, every)  # the first is slower
     order = random.Random(0)
     for _ in range(rounds):
         for name in order.sample(sorted(arms), len(arms)):
             arm = arms[name]
-            alone, _ = window(training, None, every, steps)
+            alone, _ = window(training, None, every, every)
             training.steps += 1
-            seconds, blocked = window(training, arm, every, steps)
+            seconds, blocked = window(training, arm, every, 2 * every)
             arm.wait()
+            os.sync()  # what one arm has left unsynced is not to disturb the next
             report("step undisturbed", "", alone, "s")
             report("step while saving", name, seconds, "s")
             report("throughput while saving", name, alone / seconds, "")
@@ -146,6 +148,7 @@ def main() -> None:
             arms[name].save(training.steps)
             arms[name].wait()
             took = time.perf_counter() - start
+            os.sync()
             report("raw write + fsync", "", raw, "s")
             report("durable write", name, took, "s")
             report("durable write / raw", name, raw / took, "")
