@@ -4,7 +4,7 @@
                                     [--every N] [--folder PATH] [--json FILE]
 
 ``train``: one process trains a stack of linear layers under AdamW on one thread of the machine. In turn each arm saves
-the state twice beside the training, before every fourth step (``--every``) unless one save is still going on, and before
+the state twice beside the training, before every fourth step (``--every``) unless one save is still going on; before
 that some steps are made without. ``blocked`` is the time in the call that saves and what the optimizer has to wait
 before its next step; throughput is compared with that of the undisturbed steps. Then each arm saves once while nothing
 is trained, beside a plain write of as many bytes with ``fsync``.

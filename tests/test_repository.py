@@ -137,7 +137,8 @@ def test_the_readme_names_only_flags_that_exist() -> None:
 
 
 def test_the_readme_s_policy_is_one() -> None:
-    (code,) = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    code = next(block for block in blocks if "tlaunch.Policy" in block)
     names: dict[str, Any] = {}
     exec(code, names)
     policy = names["SameDomain"]()
