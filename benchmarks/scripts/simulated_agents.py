@@ -9,8 +9,8 @@ processes of a machine share. The first answer is ``{"said": "ready"}``.
 =======================================  ===========================================================================
 order                                    effect
 =======================================  ===========================================================================
-``{"do": "connect"}``                    all agents connect: ``{"said": "connected", "at": t}``
-``{"do": "start"}``                      all agents register and take part
+``{"do": "start"}``                      each agent connects, registers and takes part; when the last one has
+                                         connected: ``{"said": "connected", "at": t}``
 ``{"do": "fail", "node": n, "slot": i}`` the slot is reported bad: ``{"said": "fault", "at": t}``
 ``{"do": "kill", "node": n}``            the agent is gone, without a word to anybody: ``{"said": "fault", "at": t}``
 ``{"do": "end"}``                        all end, at once
@@ -142,7 +142,7 @@ class SimulatedAgent:
         self._spec: JobSpec
         self.running: asyncio.Task[None] | None = None
 
-    async def connect(self) -> None:
+    async def _connect(self) -> None:
         """Connect to the store, as an agent does before it warms its standbys."""
         self._address = await self._listener.open("127.0.0.1")
         scale = self._timing.lease / Timing().lease
@@ -152,9 +152,10 @@ class SimulatedAgent:
         assert found is not None, "the job has no spec"
         self._spec = decode(JobSpec, found.value, found.key)
 
-    def start(self) -> None:
-        """Go on as an agent does whose standbys are warm."""
-        self.running = asyncio.create_task(self._run(), name=self.node.name)
+    def start(self, connected: Callable[[], None]) -> None:
+        """Do what an agent does whose standbys are warm."""
+        self.running = asyncio.create_task(self._run(connected), name=self.node.name)
+        self.running.add_done_callback(_fail)
 
     async def die(self) -> None:
         """Be gone, and leave everything in the store to the lease."""
@@ -162,8 +163,10 @@ class SimulatedAgent:
         self.running.cancel()
         await asyncio.wait([self.running])
 
-    async def _run(self) -> None:
-        assert self._store is not None, "connect first"
+    async def _run(self, connected: Callable[[], None]) -> None:
+        await self._connect()
+        assert self._store is not None
+        connected()
         try:
             participant = Participant(
                 self._store,
@@ -188,6 +191,7 @@ class Agents:
         timing = Timing(lease=given.lease, gap=given.lease * 0.6)
         endpoints = Endpoints(hosts=(given.etcd,))
         self._told = 0
+        self._connected = 0
         self._looking = False
         self._agents = {
             node.name: SimulatedAgent(endpoints, given.job, node, timing, self._applied)
@@ -201,12 +205,9 @@ class Agents:
         while line := await loop.run_in_executor(None, sys.stdin.readline):
             order = json.loads(line)
             match order["do"]:
-                case "connect":
-                    await asyncio.gather(*(agent.connect() for agent in self._agents.values()))
-                    say(said="connected", at=time.monotonic())
                 case "start":
                     for agent in self._agents.values():
-                        agent.start()
+                        agent.start(self._one_connected)
                 case "fail":
                     say(said="fault", at=time.monotonic())
                     self._agents[order["node"]].slots.fail(order["slot"], "simulated")
@@ -216,6 +217,11 @@ class Agents:
                     self._applied(0)
                 case _:
                     return
+
+    def _one_connected(self) -> None:
+        self._connected += 1
+        if self._connected == len(self._agents):
+            say(said="connected", at=time.monotonic())
 
     def _applied(self, _: int) -> None:
         """Look soon whether all have applied something new: once, when many say so together."""
@@ -232,6 +238,13 @@ class Agents:
             known = max(min(at for number, at in slots.known.items() if number >= generation) for slots in everybody)
             done = max(min(at for number, at in slots.done.items() if number >= generation) for slots in everybody)
             say(said="applied", generation=generation, known=known, at=done)
+
+
+def _fail(agent: asyncio.Task[None]) -> None:
+    """End the process when an agent fails: whoever measures would wait for it in vain."""
+    if not agent.cancelled() and (error := agent.exception()) is not None:
+        logging.error("agent %s: %s", agent.get_name(), error)  # noqa: LOG015
+        os._exit(1)
 
 
 def node_of(index: int, slots: int) -> Node:
