@@ -46,7 +46,7 @@ from tlaunch.launcher.core.events import Exit
 from tlaunch.launcher.core.policy import Policy
 from tlaunch.launcher.core.spec import JobSpec
 from tlaunch.launcher.store.endpoints import Endpoints
-from tlaunch.launcher.store.etcd import EtcdStore, connect
+from tlaunch.launcher.store.etcd import EtcdStore, connect_and_get
 from tlaunch.launcher.store.watch import Patience
 from tlaunch.topology.model import Node
 
@@ -147,8 +147,9 @@ class SimulatedAgent:
         self._address = await self._listener.open("127.0.0.1")
         scale = self._timing.lease / Timing().lease
         patience = Patience(*(scale * seconds for seconds in astuple(Patience())))
-        self._store = await connect(self._endpoints, timeout=60.0, patience=patience)
-        found = await self._store.get(Keys(self._job).spec)
+        self._store, found = await connect_and_get(
+            self._endpoints, Keys(self._job).spec, timeout=60.0, patience=patience
+        )
         assert found is not None, "the job has no spec"
         self._spec = decode(JobSpec, found.value, found.key)
 

@@ -19,7 +19,7 @@ from tlaunch.launcher.core.codec import decode
 from tlaunch.launcher.core.spec import JobSpec
 from tlaunch.launcher.process.lifeline import arm
 from tlaunch.launcher.store.endpoints import Endpoints
-from tlaunch.launcher.store.etcd import connect
+from tlaunch.launcher.store.etcd import connect_and_get
 from tlaunch.launcher.store.protocol import StoreError
 
 
@@ -57,10 +57,9 @@ async def _run(config: AgentConfig, stdout: int) -> int:
     endpoints = Endpoints.given(env=os.environ)
     if endpoints is None:
         raise InputError("no store: expected TLAUNCH_ETCD in the agent's environment")
-    store = await connect(endpoints)
+    keys = Keys(config.job)
+    store, kv = await connect_and_get(endpoints, keys.spec)
     try:
-        keys = Keys(config.job)
-        kv = await store.get(keys.spec)
         if kv is None:
             raise StoreError(
                 f"job {config.job} does not exist in the store: expected its launcher to have written {keys.spec}"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tlaunch.launcher.store.embedded import EmbeddedEtcd, find_etcd
     from tlaunch.launcher.store.endpoints import Endpoints
-    from tlaunch.launcher.store.etcd import EtcdStore, connect
+    from tlaunch.launcher.store.etcd import EtcdStore, connect, connect_and_get
     from tlaunch.launcher.store.memory import MemoryStore
     from tlaunch.launcher.store.mirror import Mirror
     from tlaunch.launcher.store.protocol import Lease, Store
@@ -28,6 +28,7 @@ __all__ = [
     "Mirror",
     "Store",
     "connect",
+    "connect_and_get",
     "find_etcd",
 ]
 
@@ -40,6 +41,7 @@ _HOME = {
     "Mirror": "mirror",
     "Store": "protocol",
     "connect": "etcd",
+    "connect_and_get": "etcd",
     "find_etcd": "embedded",
 }
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
 from tlaunch.launcher.store import tls
 from tlaunch.launcher.store.cluster import Cluster
@@ -28,6 +29,8 @@ from tlaunch.launcher.store.rpc import Message, pb
 from tlaunch.launcher.store.session import Session
 from tlaunch.launcher.store.watch import Patience, watch
 
+T = TypeVar("T")
+
 _FIRST_TRY = 0.5
 
 
@@ -49,12 +52,38 @@ async def connect(
         StoreRefused: wrong user, password or certificate.
 
     """
+    store, _ = await _connect(endpoints, EtcdStore.greet, timeout, request, patience)
+    return store
+
+
+async def connect_and_get(
+    endpoints: Endpoints, key: str, *, timeout: float = 10.0, request: float = 5.0, patience: Patience | None = None
+) -> tuple[EtcdStore, KeyValue | None]:
+    """Connect as ``connect`` does, with a first request that reads a key already.
+
+    Raises what ``connect`` raises, and ``StoreRefused`` when the user may not read the key.
+    """
+
+    async def get(store: EtcdStore, timeout: float) -> KeyValue | None:
+        return await store.get(key, timeout=timeout)
+
+    return await _connect(endpoints, get, timeout, request, patience)
+
+
+async def _connect(
+    endpoints: Endpoints,
+    first: Callable[[EtcdStore, float], Coroutine[Any, Any, T]],
+    timeout: float,
+    request: float,
+    patience: Patience | None,
+) -> tuple[EtcdStore, T]:
+    """Connect, and return what the first request has answered."""
     deadline = time.monotonic() + timeout
     session = Session(Cluster(endpoints, tls.read(endpoints)))
     store = EtcdStore(session, timeout=request, patience=patience or Patience())
     try:
         await session.cluster.resolve(timeout)
-        greeting = asyncio.create_task(store.greet(max(_FIRST_TRY, deadline - time.monotonic())))
+        greeting = asyncio.create_task(first(store, max(_FIRST_TRY, deadline - time.monotonic())))
         try:
             await asyncio.wait({greeting}, timeout=_FIRST_TRY)
             # Either nobody is there yet, and it is worth while to wait, or TLS cannot work, and it is not.
@@ -62,14 +91,14 @@ async def connect(
             waiting = not greeting.done() and not session.cluster.first.connected
             if waiting and (reason := await tls.why_refused(endpoints, _FIRST_TRY)):
                 raise StoreRefused(reason)
-            await greeting
+            answer = await greeting
         finally:
             greeting.cancel()
             await asyncio.gather(greeting, return_exceptions=True)
     except BaseException:
         await store.close()
         raise
-    return store
+    return store, answer
 
 
 class EtcdStore:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import random
 import time
 
 from tlaunch.launcher.store.cluster import Member
@@ -24,7 +25,7 @@ _REVOKE_WITHIN = 2.0
 
 
 class EtcdLease:
-    """See the protocol's ``Lease``. Made by ``EtcdStore.lease``; a third of the ttl lies between keepalives."""
+    """See the protocol's ``Lease``. Made by ``EtcdStore.lease``; keepalives are a third of the ttl apart, or less."""
 
     def __init__(self, session: Session, granted: Message, asked: float) -> None:
         """Start to keep alive the lease that ``granted`` answers to a request sent at ``asked`` (monotonic)."""
@@ -81,11 +82,14 @@ class EtcdLease:
 
     async def _keep(self) -> None:
         try:
+            # Many nodes start together: they should not renew together for ever.
+            early = random.uniform(0.5, 1.0)  # noqa: S311  not a secret
             async with asyncio.timeout(None) as validity:
                 while True:
                     left = self._expires - time.monotonic()
                     validity.reschedule(asyncio.get_running_loop().time() + left)
-                    await asyncio.sleep(left - self._ttl * 2 / 3)
+                    await asyncio.sleep(early * (left - self._ttl * 2 / 3))
+                    early = 1.0
                     await self._renew()
         except (TimeoutError, LeaseLost):
             self._lost.set()

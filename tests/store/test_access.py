@@ -17,7 +17,7 @@ import pytest
 from tests.store.certs import Authority, Pair
 from tests.store.members import DEADLINE, Member, ctl, free_ports, single, until_healthy
 from tlaunch.errors import InputError
-from tlaunch.launcher.store import EtcdStore, Mirror, connect, tls
+from tlaunch.launcher.store import EtcdStore, Mirror, connect, connect_and_get, tls
 from tlaunch.launcher.store.endpoints import Endpoints
 from tlaunch.launcher.store.protocol import Change, StoreRefused, StoreUnavailable
 
@@ -43,7 +43,10 @@ async def works(endpoints: Endpoints) -> str:
     store = await connect(endpoints)
     try:
         await store.put("k", b"v")
-        assert await store.get("k") is not None
+        again, found = await connect_and_get(endpoints, "k")
+        await again.close()
+        assert found is not None
+        assert found.value == b"v"
         return store.member
     finally:
         await store.close()
