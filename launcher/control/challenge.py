@@ -14,7 +14,6 @@ import random
 from collections.abc import Callable
 from typing import NoReturn
 
-from tlaunch.launcher.control.election import CANDIDATES
 from tlaunch.launcher.control.layout import Keys
 from tlaunch.launcher.control.probe import Verdict, probe
 from tlaunch.launcher.control.records import Leader, Registration
@@ -24,6 +23,9 @@ from tlaunch.launcher.store.mirror import Mirror
 from tlaunch.launcher.store.protocol import Compare, Delete, KeyValue, Store, StoreError
 
 log = logging.getLogger(__name__)
+
+CHALLENGERS = 500
+"""How many agents ask in a second, when ranks have failed on all of them."""
 
 
 async def challenge(
@@ -48,7 +50,7 @@ async def challenge(
         pause = timing.answer
         while pause < timing.lease:
             # Not all agents in the same moment: the first one to find out is enough.
-            await asyncio.sleep(pause + random.uniform(0, nodes / CANDIDATES))  # noqa: S311  not a secret
+            await asyncio.sleep(pause + random.uniform(0, nodes / CHALLENGERS))  # noqa: S311  not a secret
             held = head.items.get(keys.leader)
             if held is None or not unanswered() or decode(Leader, held.value, held.key).node == node:
                 break
