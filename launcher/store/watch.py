@@ -109,9 +109,10 @@ class _Stream:
 
     @property
     def _due(self) -> float:
-        """When to look for a sign of life: sooner where an answer takes long."""
-        patience, pace = self._patience, min(self._member.pace, self._patience.probe)
-        return min(self._contact + patience.probe - pace, self._answered + patience.alone)
+        """When to look for a sign of life: sooner where an answer takes long, but not much, or nothing else is done."""
+        patience = self._patience
+        sooner = min(self._member.pace, patience.probe / 3)
+        return min(self._contact + patience.probe - sooner, self._answered + patience.alone)
 
     def _create_request(self) -> Message:
         # Including the known revision, which is then skipped: older etcd forgets a deletion at exactly the revision of
