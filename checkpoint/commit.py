@@ -141,7 +141,7 @@ def commit(files: Files, manifest: Manifest) -> None:
 
 
 def withdraw(files: Files, address: Address, rank: int) -> None:
-    """Remove what a rank has written of a checkpoint that will not be committed."""
+    """Remove what a rank has written of a checkpoint that was given up, and so cannot be committed by anybody."""
     for name in (address.part(rank), address.shard(rank)):  # no part without its shard
         with _tolerating("removing what will not be committed", f"{files.root}/{name}"):
             files.remove(name)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from tlaunch.checkpoint.commit import settled_and_gone, try_commit, withdraw
-from tlaunch.checkpoint.errors import CheckpointError, GivenUp, Superseded
+from tlaunch.checkpoint.errors import CheckpointError, GivenUp
 from tlaunch.checkpoint.files import Files
 from tlaunch.checkpoint.layout import Address, rank_of
 
@@ -105,7 +105,7 @@ class Commits:
         with self._changed:
             del self._open[key]  # from here on, whoever comes late makes a new entry
         for rank, ended in entry.callers:
-            if isinstance(error, GivenUp | Superseded):
+            if isinstance(error, GivenUp):  # what a newer writer came in between may be committed all the same
                 withdraw(entry.files, entry.address, rank)
             ended(error)
 

@@ -113,7 +113,7 @@ class ObjectFiles:
     def remove(self, name: str) -> None:
         # The manifest first: from then on nobody takes what is left for a checkpoint.
         for path in itertools.chain([f"{name}/{MANIFEST}"], [name]):
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 self._fs.rm(self._at(path), recursive=path == name)
 
     def _at(self, name: str) -> str:

@@ -1,0 +1,168 @@
+"""Two jobs on one path: at any moment of the older one's save the newer one may come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+
+from tests.checkpoint.whole import check_all, leftovers
+from tests.checkpoint.writing import part_of, pieces_of, save
+from tlaunch.checkpoint.absence import give_up
+from tlaunch.checkpoint.catalog import Keep, committed, prune
+from tlaunch.checkpoint.commit import try_commit, write_part
+from tlaunch.checkpoint.errors import CheckpointError, GivenUp, Superseded
+from tlaunch.checkpoint.files import Buffer, LocalFiles
+from tlaunch.checkpoint.generations import clean, take_generation
+from tlaunch.checkpoint.layout import Address
+
+FIRST, OLD, NEW = Address(1, 10), Address(1, 20), Address(2, 15)
+
+
+class Interrupted(LocalFiles):
+    """Lets somebody else in before its ``when``-th operation."""
+
+    def __init__(self, root: Path, when: int, other: Callable[[], None]) -> None:
+        super().__init__(root)
+        self._left = when
+        self._other = other
+
+    @property
+    def reached(self) -> bool:
+        """Whether there were so many operations."""
+        return self._left <= 0
+
+    def _count(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self._other()
+
+    def names(self, folder: str = "") -> list[str]:
+        self._count()
+        return super().names(folder)
+
+    def _mkdir(self, path: Path) -> None:
+        self._count()
+        super()._mkdir(path)
+
+    def _fill(self, path: Path, chunks: Iterable[Buffer]) -> None:
+        self._count()
+        super()._fill(path, chunks)
+
+    def _rename(self, old: Path, new: Path) -> None:
+        self._count()
+        super()._rename(old, new)
+
+    def _sync(self, folder: Path) -> None:
+        self._count()
+        super()._sync(folder)
+
+    def _unlink(self, path: Path) -> None:
+        self._count()
+        super()._unlink(path)
+
+
+def begun(root: Path) -> LocalFiles:
+    """Return a place where generation 1 has saved a step."""
+    files = LocalFiles(root)
+    assert take_generation(files, {"host": "a"}) == 1
+    assert save(files, FIRST)
+    return files
+
+
+def test_the_newer_job_comes_at_any_moment(tmp_path: Path) -> None:
+    committed_before = refused = 0
+    said = ""
+    for when in range(1, 1000):
+        root = tmp_path / str(when)
+        files = begun(root)
+
+        def come(files: LocalFiles = files) -> None:
+            assert take_generation(files, {"host": "b"}) == 2
+            clean(files, 2)
+
+        older = Interrupted(root, when, come)
+        try:
+            told = save(older, OLD)
+        except Superseded as error:
+            told, refused, said = False, refused + 1, str(error)
+        if not older.reached:
+            break
+        assert told or "step 20 is not committed: generation 2 (host b) has taken over from generation 1" in said
+        assert not told or OLD in committed(files), "what was told to be committed was removed"
+        committed_before += told
+        check_all(files)
+        assert save(files, NEW)
+        assert committed(files)[-1] == NEW
+        with pytest.raises(Superseded):
+            save(files, Address(1, 30))
+        check_all(files)
+        assert take_generation(files, {}) == 3
+        clean(files, 3)
+        assert leftovers(files) == []
+    assert committed_before >= 2  # while the parts are removed
+    assert refused > 20
+
+
+def test_an_older_job_leaves_nothing_behind(tmp_path: Path) -> None:
+    files = begun(tmp_path)
+    assert take_generation(files, {}) == 2
+    for step in (20, 30):
+        with pytest.raises(Superseded):
+            write_part(files, part_of(Address(1, step), 0), pieces_of(Address(1, step), 0))
+    assert files.names() == ["generation-00000001.json", "generation-00000002.json", FIRST.folder]
+
+
+def test_what_stands_is_not_written_again(tmp_path: Path) -> None:
+    """Another rank may have read the part, and may commit at any moment."""
+    files = begun(tmp_path)
+    assert try_commit(files, FIRST, 2)
+    other = [pieces_of(Address(1, 99), rank) for rank in (0, 1)]
+    write_part(files, part_of(FIRST, 0), other[0])
+    check_all(files)
+    write_part(files, part_of(OLD, 0), pieces_of(OLD, 0))
+    write_part(files, part_of(OLD, 0), other[0])
+    write_part(files, part_of(OLD, 1), pieces_of(OLD, 1))
+    assert try_commit(files, OLD, 2)
+    check_all(files)
+
+
+def test_a_rank_that_stays_out_is_not_waited_for(tmp_path: Path) -> None:
+    files = begun(tmp_path)
+    write_part(files, part_of(OLD, 0), pieces_of(OLD, 0))
+    assert give_up(files, OLD, 1, "no space is left")
+    with pytest.raises(GivenUp, match="step 20 is not committed: rank 1 could not write its part: no space is left"):
+        try_commit(files, OLD, 2)
+    with pytest.raises(GivenUp):
+        write_part(files, part_of(OLD, 1), pieces_of(OLD, 1))
+    assert not give_up(files, OLD, 0, ""), "its part is there"
+    skipped = Address(1, 30)
+    assert give_up(files, skipped, 0, "")
+    with pytest.raises(GivenUp, match="step 30 is not committed: rank 0 has skipped it") as error:
+        try_commit(files, skipped, 2)
+    assert error.value.skipped
+    assert save(files, Address(1, 40))
+    assert prune(files, Keep(last=1)) == [FIRST]
+    assert [address.step for address in committed(files)] == [40]
+    assert files.names() == ["generation-00000001.json", Address(1, 40).folder]
+
+
+def test_a_note_of_a_rank_that_stays_out_which_cannot_be_read_counts_too(tmp_path: Path) -> None:
+    files = begun(tmp_path)
+    assert give_up(files, OLD, 1, "")
+    (tmp_path / OLD.absence(1)).write_bytes(b"\x00")
+    with pytest.raises(GivenUp, match="rank 1 could not write its part: its reason cannot be read") as error:
+        try_commit(files, OLD, 2)
+    assert not error.value.skipped
+
+
+def test_too_little_space_is_known_before_anything_is_written(tmp_path: Path) -> None:
+    class Full(LocalFiles):
+        def space(self) -> int:
+            return 1000
+
+    begun(tmp_path)
+    with pytest.raises(CheckpointError, match=r"rank-00000\.safetensors: \d+ bytes are needed, and only 1000 are free"):
+        save(Full(tmp_path), OLD)
+    assert LocalFiles(tmp_path).names(OLD.folder) == []
