@@ -13,7 +13,7 @@ from tests.checkpoint.writing import numbers, part_of, pieces_of, save
 from tlaunch.checkpoint.catalog import committed, find, manifest_of
 from tlaunch.checkpoint.commit import try_commit, write_part
 from tlaunch.checkpoint.dtypes import BYTES
-from tlaunch.checkpoint.errors import Damaged, Superseded, Unusable
+from tlaunch.checkpoint.errors import CheckpointError, Damaged, Superseded, Unusable
 from tlaunch.checkpoint.files import LocalFiles
 from tlaunch.checkpoint.generations import clean, take_generation
 from tlaunch.checkpoint.layout import Address
@@ -138,12 +138,9 @@ def test_shards_and_parts_too_many_do_no_harm(files: LocalFiles) -> None:
     (folder / "rank-00007.json").write_bytes(numbers(1, 2))
     check_all(files)
     later = Address(1, 20)
-    for rank in range(3):
-        write_part(files, part_of(later, rank, 3), pieces_of(later, rank, 3))
-    with pytest.raises(
-        Exception, match="step 20 of generation 1: expected one part of each of 3 ranks, found those of"
-    ):
-        write_part(files, part_of(later, 3, 3), [])
+    for rank in range(4):
+        write_part(files, part_of(later, rank, 3), pieces_of(later, rank, 3) if rank < 3 else [])
+    with pytest.raises(CheckpointError, match="step 20 of generation 1: expected one part of each of 3 ranks, found"):
         try_commit(files, later, 3)
     assert committed(files) == [HERE]
 
