@@ -88,6 +88,22 @@ def test_whatever_fails_is_told_in_one_line_and_the_next_step_is_saved(tmp_path:
         assert leftovers(LocalFiles(folder)) == []
 
 
+@pytest.mark.parametrize(("error", "said"), [("ENOSPC", "no space is left"), ("EIO", "Input/output error")])
+def test_a_large_shard_that_cannot_be_written(tmp_path: Path, error: str, said: str) -> None:
+    large = {"w": torch.ones(3 << 20)}  # of several chunks, which are written by threads of their own
+    calls = "write,pwrite64"
+    with Checkpointer(tmp_path) as checkpointer:
+        assert checkpointer.save(1, large).result(WITHIN)
+        with joined(saver_of(checkpointer), "-f", f"-einject={calls}:error={error}", f"-etrace={calls}", "-o/dev/null"):
+            future = checkpointer.save(2, large)
+            with pytest.raises(CheckpointError, match=rf"{SHARD}: writing a shard failed: {said}"):
+                future.result(WITHIN)
+        stands(tmp_path, 1)
+        assert checkpointer.save(3, large).result(WITHIN)
+        stands(tmp_path, 1, 3)
+    assert not list(tmp_path.rglob(".draft-*"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("call", "name"),

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 
 from tests.checkpoint.whole import check_all, leftovers
 from tests.checkpoint.writing import part_of, pieces_of, save
+from tlaunch.checkpoint import commits
 from tlaunch.checkpoint.absence import give_up
 from tlaunch.checkpoint.catalog import Keep, committed, prune
-from tlaunch.checkpoint.commit import try_commit, write_part
+from tlaunch.checkpoint.commit import settled_and_gone, try_commit, write_part
 from tlaunch.checkpoint.errors import CheckpointError, GivenUp, Superseded
 from tlaunch.checkpoint.files import Buffer, LocalFiles
 from tlaunch.checkpoint.generations import clean, take_generation
@@ -155,6 +157,33 @@ def test_a_note_of_a_rank_that_stays_out_which_cannot_be_read_counts_too(tmp_pat
     with pytest.raises(GivenUp, match="rank 1 could not write its part: its reason cannot be read") as error:
         try_commit(files, OLD, 2)
     assert not error.value.skipped
+
+
+def test_a_rank_that_says_nothing_is_named_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commits, "DEADLINE", 0.1)
+    files = begun(tmp_path)
+    write_part(files, part_of(OLD, 0), pieces_of(OLD, 0))
+    said: Future[CheckpointError | None] = Future()
+    waiting = commits.Commits()
+    waiting.add(files, OLD, 2, 0, said.set_result)
+    error = str(said.result(30))
+    waiting.finish()
+    assert "step 20 is not committed" in error
+    assert "1 of 2 ranks have not written their part, first of them rank 1" in error
+
+
+def test_a_checkpoint_that_was_pruned_before_we_looked_was_committed(tmp_path: Path) -> None:
+    files = begun(tmp_path)
+    assert not settled_and_gone(files, FIRST)
+    assert save(files, OLD)
+    assert prune(files, Keep(last=1)) == [FIRST]
+    assert settled_and_gone(files, FIRST)
+    files.remove(OLD.folder)
+    with pytest.raises(CheckpointError, match="somebody has removed this folder meanwhile"):
+        settled_and_gone(files, OLD)
+    assert take_generation(files, {}) == 2
+    with pytest.raises(Superseded):
+        settled_and_gone(files, OLD)
 
 
 def test_too_little_space_is_known_before_anything_is_written(tmp_path: Path) -> None:
