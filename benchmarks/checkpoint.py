@@ -21,6 +21,7 @@ of them. DLRover does not sync what it has written. The peers live in an environ
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -61,7 +62,9 @@ def run(python: Path, script: str, *arguments: object, world: int = 1) -> None:
         env = {**os.environ, "PYTHONPATH": paths, "RANK": str(rank), "WORLD_SIZE": str(world)}
         command = [str(python), str(SCRIPTS / script), *map(str, arguments)]
         log = tempfile.TemporaryFile()  # noqa: SIM115 - closed below
-        processes.append((subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT), log))
+        processes.append(
+            (subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True), log)
+        )
     try:
         for process, log in processes:
             if process.wait(DEADLINE):
@@ -69,7 +72,8 @@ def run(python: Path, script: str, *arguments: object, world: int = 1) -> None:
                 raise Failed(f"{script}: exit code {process.returncode}: {log.read()[-2000:].decode(errors='replace')}")
     finally:
         for process, log in processes:
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # with what it has started
             process.wait()
             log.close()
 

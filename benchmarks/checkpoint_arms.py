@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType,
 from tlaunch.checkpoint import Checkpointer, Keep
 
 State: TypeAlias = dict[str, Any]
-PATIENCE = 120.0
+PATIENCE = 60.0
 
 
 class Arm(Protocol):
@@ -38,6 +38,7 @@ class Arm(Protocol):
 
     def done(self) -> bool:
         """Whether it is."""
+        ...
 
     def close(self) -> None:
         """Let go of everything."""
@@ -165,7 +166,7 @@ class Dlrover:
         return self._step == 0
 
     def close(self) -> None:
-        # It has no way to end its saver but that this process ends, whose daemon it is.
+        # Its saver is a daemon of this process, and ends with it.
         pass
 
 

@@ -13,6 +13,7 @@ import ctypes
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -74,7 +75,7 @@ def pin(arena: Arena) -> None:
     if arena.before_close:
         return
     address = ctypes.addressof(ctypes.c_char.from_buffer(arena.view))
-    cuda = torch.cuda.cudart()
+    cuda: Any = torch.cuda.cudart()
     error = int(cuda.cudaHostRegister(address, arena.size, _PORTABLE))
     if error:
         log.warning("%d bytes cannot be pinned, CUDA error %d: copies from GPUs hold training up", arena.size, error)

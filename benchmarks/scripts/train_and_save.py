@@ -9,6 +9,7 @@ nothing is trained, beside a plain write of as many bytes with ``fsync``. An arm
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import resource
@@ -159,4 +160,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    for left in multiprocessing.active_children():
+        left.kill()  # DLRover's saver has no other way to end, and would be in the way of the next one
     os._exit(0)  # torch's threads do not always end well
