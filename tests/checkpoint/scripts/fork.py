@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import runpy
 import sys
 import traceback
 from pathlib import Path
+
+SLOW = ("torch", "torch.distributed.checkpoint", "torch.distributed.fsdp", "torch.distributed.tensor")
+"""What takes seconds to import, and each rank needs: once, before any is forked."""
 
 
 def run(script: str, rank: int, arguments: list[str]) -> int:
@@ -23,6 +27,8 @@ def run(script: str, rank: int, arguments: list[str]) -> int:
 
 def main() -> None:
     """Run all, and end with 1 as soon as a rank has not ended well."""
+    for name in SLOW:
+        importlib.import_module(name)
     script, folder, *plan = sys.argv[1:]
     for number, entry in enumerate(plan):
         world, _, arguments = entry.partition(":")
