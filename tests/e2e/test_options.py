@@ -83,6 +83,16 @@ def test_drained_ranks_move_to_spares_and_no_restart_is_charged(tmp_path: Path) 
         job.finish()
 
 
+def test_a_rank_that_an_operator_kills_is_restarted_though_no_restart_is_left(tmp_path: Path) -> None:
+    with running(tmp_path, *SMALL, "--max-restarts", "0") as job:
+        before = job.seats(0, 4)
+        assert job.command("kill", "--rank", "1", "--job-id", job.job_id).returncode == 0
+        assert job.seats(1, 4) == before
+        job.finish()
+        (cause,) = job.events()[1]["causes"]
+        assert cause.startswith(f"rank 1 on {before[1]} failed: killed by SIGKILL: killed by an operator")
+
+
 def test_agents_find_out_where_their_nodes_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NODE_NAME", "gb01")
     monkeypatch.setenv("TLAUNCH_LABELS", "topology.kubernetes.io/zone=z1,topology.kubernetes.io/rack=r7")
