@@ -179,7 +179,7 @@ def test_a_checkpoint_that_was_pruned_before_we_looked_was_committed(tmp_path: P
     assert prune(files, Keep(last=1)) == [FIRST]
     assert settled_and_gone(files, FIRST)
     files.remove(OLD.folder)
-    with pytest.raises(CheckpointError, match="somebody has removed this folder meanwhile"):
+    with pytest.raises(CheckpointError, match="somebody has removed this folder while"):
         settled_and_gone(files, OLD)
     assert take_generation(files, {}) == 2
     with pytest.raises(Superseded):
