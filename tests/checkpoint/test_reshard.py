@@ -14,7 +14,7 @@ from tlaunch.checkpoint.files import LocalFiles
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("saved", "restored"),
-    [((3, "ddp"), (2, "fsdp")), ((4, "hsdp"), (3, "fsdp")), ((2, "fsdp"), (1, "ddp"))],
+    [((3, "ddp"), (2, "tp")), ((4, "hsdp"), (3, "fsdp")), ((4, "tp"), (1, "ddp"))],
     ids=lambda case: f"{case[0]}-{case[1]}",
 )
 def test_another_world_and_another_sharding(tmp_path: Path, saved: tuple[int, str], restored: tuple[int, str]) -> None:

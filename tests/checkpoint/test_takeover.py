@@ -73,14 +73,28 @@ def begun(root: Path) -> LocalFiles:
     return files
 
 
-def test_the_newer_job_comes_at_any_moment(tmp_path: Path) -> None:
+class Slow(LocalFiles):
+    """Sees what it is to remove, and comes to removing it only later."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.later: list[str] = []
+
+    def remove(self, name: str) -> None:
+        self.later.append(name)
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_the_newer_job_comes_at_any_moment(tmp_path: Path, slow: bool) -> None:
     committed_before = refused = 0
     said = ""
     for when in range(1, 1000):
         root = tmp_path / str(when)
         files = begun(root)
 
-        def come(files: LocalFiles = files) -> None:
+        newer = Slow(root)
+
+        def come(files: LocalFiles = newer if slow else files) -> None:
             assert take_generation(files, {"host": "b"}) == 2
             clean(files, 2)
 
@@ -89,6 +103,8 @@ def test_the_newer_job_comes_at_any_moment(tmp_path: Path) -> None:
             told = save(older, OLD)
         except Superseded as error:
             told, refused, said = False, refused + 1, str(error)
+        for name in newer.later:
+            files.remove(name)
         if not older.reached:
             break
         assert told or "step 20 is not committed: generation 2 (host b) has taken over from generation 1" in said

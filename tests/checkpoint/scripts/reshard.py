@@ -1,4 +1,4 @@
-"""Trains or checks a small model, sharded as asked for: ``reshard.py save|check FOLDER ddp|fsdp|hsdp``.
+"""Trains or checks a small model, sharded as asked for: ``reshard.py save|check FOLDER ddp|fsdp|hsdp|tp``.
 
 Every parameter and optimizer state has values that follow from its name and position alone, so that whoever restores
 them under another sharding knows what each element must be.
@@ -15,7 +15,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
 from tlaunch.checkpoint.checkpointer import Checkpointer
@@ -34,6 +35,10 @@ def build(kind: str) -> tuple[nn.Module, torch.optim.Optimizer]:
     world = dist.get_world_size()
     if kind == "ddp":
         model = DistributedDataParallel(model)
+    elif kind == "tp":
+        mesh = init_device_mesh("cpu", (world // 2, 2), mesh_dim_names=("dp", "tp"))
+        parallelize_module(model, mesh["tp"], {"0": ColwiseParallel(), "2": RowwiseParallel()})
+        fully_shard(model, mesh=mesh["dp"])
     else:
         shape, names = ((world,), ("dp",)) if kind == "fsdp" else ((2, world // 2), ("replica", "shard"))
         fully_shard(model, mesh=init_device_mesh("cpu", shape, mesh_dim_names=names))
@@ -73,7 +78,10 @@ def main() -> None:
             for name, tensor in tensors(model, optimizer).items():
                 whole = expected(name, tensor.shape)
                 if isinstance(tensor, DTensor):
-                    tensor.copy_(distribute_tensor(whole, tensor.device_mesh, tensor.placements))
+                    (chunk,) = tensor.__create_chunk_list__()
+                    box = (slice(a, a + b) for a, b in zip(chunk.offsets, chunk.sizes, strict=True))
+                    tensor.to_local().copy_(whole[tuple(box)])
+                    torch.testing.assert_close(tensor.full_tensor(), whole, rtol=0, atol=0)
                 else:
                     tensor.copy_(whole)
             state["own"] += 3
