@@ -8,8 +8,9 @@ Usable alone, under any launcher. From the ground up; none of these knows of wha
 - ``manifest``, ``layout``: what a checkpoint says of itself, and where it lies
 - ``files``, ``objects``, ``places``: the few operations on a file system that everything else is made of
 - ``checksum``, ``direct``: CRC-32, and writing past the page cache
-- ``shard``, ``commit``, ``catalog``, ``reading``: writing, committing, finding and reading checkpoints
+- ``shard``, ``commit``, ``takeover``, ``catalog``, ``reading``: writing, committing, finding and reading checkpoints
 - ``arena``, ``plan``, ``messages``, ``commits``, ``saver``: the process of each node that writes; it loads no torch
+- ``home``: where a saver listens, how it is started and replaced; agents of ``tlaunch`` do that too
 - ``flat``, ``slices``, ``outline``, ``ranks``, ``preparing``: what the trainer saves, and who writes what of it
 - ``gpu``, ``capture``, ``link``, ``saving``: how it gets to the saver
 - ``resharding``, ``restoring``, ``random_state``, ``checkpointer``: what users call

@@ -28,8 +28,10 @@ from tlaunch.checkpoint.capture import Capture, StepGuard
 from tlaunch.checkpoint.catalog import Keep
 from tlaunch.checkpoint.errors import CheckpointError, Unusable
 from tlaunch.checkpoint.flat import State
-from tlaunch.checkpoint.generations import clean, newest_generation, take_generation
-from tlaunch.checkpoint.link import SOCKET, SaverHome
+from tlaunch.checkpoint.generations import newest_generation
+from tlaunch.checkpoint.home import SOCKET, SaverHome, was_started
+from tlaunch.checkpoint.layout import Address
+from tlaunch.checkpoint.link import settle
 from tlaunch.checkpoint.manifest import Manifest
 from tlaunch.checkpoint.places import open_files
 from tlaunch.checkpoint.plan import plan_to_bytes
@@ -37,6 +39,7 @@ from tlaunch.checkpoint.preparing import Preparing
 from tlaunch.checkpoint.ranks import Node, Ranks
 from tlaunch.checkpoint.restoring import restore
 from tlaunch.checkpoint.saving import Saving
+from tlaunch.checkpoint.takeover import take_over
 from tlaunch.checkpoint.values import Json
 
 log = logging.getLogger(__name__)
@@ -60,7 +63,8 @@ class Checkpointer:
     at the first save, which is slower than the later ones.
 
     Making one is collective: every rank makes one at the same place. From then on, whoever made one for the same path
-    before can commit nothing more.
+    before can commit nothing more. What ranks of the same job had captured completely before they died is written and
+    committed first, for which this waits, at most a minute.
 
     Raises:
         Unusable: the arguments make no sense.
@@ -84,10 +88,14 @@ class Checkpointer:
         self._every, self._busy, self._mesh = every, busy, dict(mesh or {})
         self._software = {"tlaunch": version("tlaunch"), "torch": str(torch.__version__)}
         self._ranks = Ranks()
+        given = os.environ.get(SOCKET, "")
+        if given and was_started(given):
+            settle(given, self._files.root)
+        nodes = self._ranks.everybody(Node.here())  # all have settled
         self.generation: int = self._ranks.from_first(self._take_over)
         """The number of this run among those that have written here."""
         self._home: SaverHome | None = None
-        self._socket = self._find_saver()
+        self._socket = given or self._own_saver(nodes)
         keep = keep or Keep()
         first = self._ranks.rank == 0
         self._saving = Saving(
@@ -109,7 +117,7 @@ class Checkpointer:
         The future is true once the checkpoint of all ranks is committed, false when the step is not due or was
         skipped; it raises ``CheckpointError`` when saving failed. Until then the training may go on: the next
         ``optimizer.step()`` waits for what is left of the copy. Whoever changes parameters otherwise calls
-        ``wait_captured`` first.
+        ``wait_captured`` first. A step that this run has committed already stays as it is.
 
         Raises:
             Unusable: something in the state has no representation; its name is in the message. Nothing is saved.
@@ -124,9 +132,11 @@ class Checkpointer:
         try:
             begun = self._begin(step, state)
         except Exception as error:
-            self._saving.settle(step, CheckpointError(str(error)))
+            self._saving.settle(step, CheckpointError(f"step {step} is not saved: {error}"))
             self._stay_out(step, str(error) or repr(error))
-            raise
+            if isinstance(error, Unusable) or not isinstance(error, CheckpointError):
+                raise
+            return future  # no trouble with checkpoints ends the training
         if not begun:
             log.warning("step %d is skipped: the one before is still being written", step)
             self._saving.settle(step, None, saved=False)
@@ -153,7 +163,9 @@ class Checkpointer:
             self._saving.free(buffer)
             raise
         self._guard.watch(capture)
-        self._saving.hand_over(step, buffer, capture, shape.layout.size, slice(begin, begin + len(plan)))
+        part = slice(begin, begin + len(plan))
+        address = Address(self.generation, step)
+        self._saving.hand_over(address, self._ranks, buffer, capture, shard=shape.layout.size, plan=part)
         self._has_saved = True
         return True
 
@@ -226,22 +238,15 @@ class Checkpointer:
 
     def _take_over(self) -> int:
         owner: dict[str, Json] = {"host": socket.gethostname(), "pid": os.getpid(), "since": _now()}
-        generation = take_generation(self._files, owner)
-        for name in clean(self._files, generation):
-            log.info("removed %s, which an earlier writer has left", name)
-        return generation
+        return take_over(self._files, owner)
 
     def _renew(self) -> int:
         """Take another generation, unless somebody else has taken the path over: then he keeps it."""
         return self.generation if newest_generation(self._files) > self.generation else self._take_over()
 
-    def _find_saver(self) -> str:
-        """Return the socket of this node's saver: the agent's, or one that the first rank of the node starts."""
-        given = os.environ.get(SOCKET)
-        if given:
-            return given
-        homes = self._ranks.everybody(Node.here())
-        first = homes.index(homes[self._ranks.rank])
+    def _own_saver(self, nodes: list[Node]) -> str:
+        """Return the socket of this node's saver where no agent keeps one: the first rank of the node does."""
+        first = nodes.index(nodes[self._ranks.rank])
         if first == self._ranks.rank:
             self._home = SaverHome()
         return self._ranks.everybody("" if self._home is None else self._home.path)[first]

@@ -49,6 +49,7 @@ def write_shard(files: Files, part: Manifest, tensors: Mapping[str, Tensor], *bu
     """Do the same where the bytes of the shard are there as they are, one buffer after the other.
 
     Raises:
+        Superseded: a newer writer has taken the path over.
         CheckpointError: it could not be written.
     """
     (rank,) = part.ranks
@@ -101,7 +102,7 @@ def try_commit(files: Files, address: Address, world: int) -> bool:
         if not set(range(world)) <= set(ranks):
             return False
         try:
-            parts = [_read_part(files, address, rank) for rank in ranks]
+            parts = [read_part(files, address, rank) for rank in ranks]
         except FileNotFoundError:
             return _stands(files, address)  # another has committed meanwhile, and has removed the parts
     except OSError as error:
@@ -188,7 +189,13 @@ def _names(files: Files, address: Address) -> list[str]:
         raise why(error, "looking for what is there", f"{files.root}/{address.folder}") from error
 
 
-def _read_part(files: Files, address: Address, rank: int) -> Manifest:
+def read_part(files: Files, address: Address, rank: int) -> Manifest:
+    """Read what a rank says of its shard.
+
+    Raises:
+        OSError: it cannot be read.
+        Damaged: it is not what was written.
+    """
     where = f"{files.root}/{address.part(rank)}"
     part = from_bytes(files.read(address.part(rank), MAX_BYTES + 1), where)
     if (part.generation, part.step, part.ranks) != (address.generation, address.step, (rank,)):

@@ -65,7 +65,10 @@ class Commits:
             self._changed.notify()
 
     def finish(self) -> None:
-        """Settle what is open, and end."""
+        """Look once more at what is open, give up what is not complete, and end.
+
+        Whoever writes the last part looks after that, so that nobody has to wait for it.
+        """
         with self._changed:
             self._finishing = True
             self._changed.notify()
@@ -74,8 +77,8 @@ class Commits:
     def _run(self) -> None:
         while True:
             with self._changed:
-                if self._finishing and not self._open:
-                    return
+                if self._finishing:
+                    break
                 now = time.monotonic()
                 first = min((entry.next_look for entry in self._open.values()), default=None)
                 if first is None or first > now:
@@ -87,16 +90,19 @@ class Commits:
                     entry.next_look = now + entry.pause
             for key, entry in due:
                 self._look(key, entry)
+        for key, entry in list(self._open.items()):
+            self._look(key, entry, last=True)
 
-    def _look(self, key: tuple[str, Address], entry: _Open) -> None:
+    def _look(self, key: tuple[str, Address], entry: _Open, *, last: bool = False) -> None:
         error: CheckpointError | None = None
         try:
             if not try_commit(entry.files, entry.address, entry.world) and not settled_and_gone(
                 entry.files, entry.address
             ):
-                if time.monotonic() < entry.deadline:
+                if not last and time.monotonic() < entry.deadline:
                     return
-                error = CheckpointError(_who_is_missing(entry))
+                late = "when the saver ended" if last else f"within {DEADLINE:g} s"
+                error = CheckpointError(_who_is_missing(entry, late=late))
         except CheckpointError as failed:
             error = failed
         except Exception as unforeseen:  # this thread serves other checkpoints too
@@ -110,11 +116,11 @@ class Commits:
             ended(error)
 
 
-def _who_is_missing(entry: _Open) -> str:
+def _who_is_missing(entry: _Open, *, late: str) -> str:
     there = {rank_of(name) for name in entry.files.names(entry.address.folder)}
     missing = [rank for rank in range(entry.world) if rank not in there]
     first = f", first of them rank {missing[0]}" if missing else ""
     return (
-        f"{entry.files.root}: step {entry.address.step} is not committed: within {DEADLINE:g} s "
-        f"{len(missing)} of {entry.world} ranks have not written their part{first}"
+        f"{entry.files.root}: step {entry.address.step} is not committed: {late} "
+        f"{len(missing)} of {entry.world} ranks had not written their part{first}"
     )

@@ -44,7 +44,6 @@ from tlaunch.checkpoint import catalog, dtypes
 from tlaunch.checkpoint.commit import commit, write_buffers
 from tlaunch.checkpoint.errors import Unusable
 from tlaunch.checkpoint.files import Files
-from tlaunch.checkpoint.generations import clean, take_generation
 from tlaunch.checkpoint.layout import Address
 from tlaunch.checkpoint.manifest import Manifest, Tensor, merge
 from tlaunch.checkpoint.memory import memory_of
@@ -52,6 +51,7 @@ from tlaunch.checkpoint.places import open_files
 from tlaunch.checkpoint.region import Region
 from tlaunch.checkpoint.resharding import Wanted, load
 from tlaunch.checkpoint.shard import Piece, arrange, described
+from tlaunch.checkpoint.takeover import take_over
 from tlaunch.checkpoint.values import Json, from_json, to_json
 
 PATHS = "dcp.paths"
@@ -94,8 +94,7 @@ class Writer(StorageWriter):
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
         """Called by torch on the coordinator: take the path over, and tell all ranks what they write."""
-        generation = take_generation(self._files, {"host": socket.gethostname(), "pid": os.getpid(), "since": _now()})
-        clean(self._files, generation)
+        generation = take_over(self._files, {"host": socket.gethostname(), "pid": os.getpid(), "since": _now()})
         blank = Manifest(
             step=self._step,
             generation=generation,

@@ -6,12 +6,8 @@ import contextlib
 import logging
 import os
 import socket
-import subprocess
-import sys
-import tempfile
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 from tlaunch.checkpoint.arena import Arena
 from tlaunch.checkpoint.errors import CheckpointError
@@ -23,62 +19,26 @@ log = logging.getLogger(__name__)
 CONNECT = 30.0
 """Seconds within which a saver must have greeted a trainer."""
 
-LIVES = 5
-"""How many savers one run may use up. One dies by accident; several, because something is wrong with the node."""
-
-SOCKET = "TLAUNCH_SAVER"
-"""Where an agent has a saver ready, or starts one when somebody comes: the path of a socket."""
+SETTLE = 60.0
+"""Seconds that a new run waits for what the one before it has captured to be written."""
 
 
-class SaverHome:
-    """The socket at which the saver of this node listens, and the process, which is replaced when it dies."""
+def settle(path: str, root: str) -> None:
+    """Wait until the saver at ``path`` has written what trainers that are gone had captured for ``root``.
 
-    def __init__(self) -> None:
-        self._folder = tempfile.mkdtemp(prefix="tlaunch-saver-")  # only its owner may enter
-        self.path = str(Path(self._folder) / "socket")
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._listener.bind(self.path)
-        self._listener.listen(128)
-        self._closing = threading.Event()
-        self._keeper: threading.Thread | None = None
-        self.pid = 0
-        """The process that was started last."""
-
-    def start(self) -> None:
-        """Start a saver, unless one runs. Those who connect meanwhile wait for it at the socket."""
-        if self._keeper is None or not self._keeper.is_alive():
-            self._keeper = threading.Thread(target=self._keep, name="checkpoint saver", daemon=True)
-            self._keeper.start()
-
-    def _keep(self) -> None:
-        for _ in range(LIVES):
-            process = self._spawn()
-            self.pid = process.pid
-            code = process.wait()
-            if code == 0 or self._closing.is_set():
-                return  # all trainers have left it
-            log.warning("the saver process has ended with %d; another one is started", code)
-        log.error("%d saver processes have died: nothing is saved any more", LIVES)
-        self._listener.close()
-
-    def _spawn(self) -> subprocess.Popen[bytes]:
-        fd = self._listener.fileno()
-        return subprocess.Popen(
-            [sys.executable, "-m", "tlaunch.checkpoint.saver", str(fd), self.path],
-            pass_fds=[fd],
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,  # neither Ctrl-C nor the end of the trainers' group reaches it
-        )
-
-    def close(self) -> None:
-        """Wait for the saver's end, which comes when all trainers have left and everything is written."""
-        self._closing.set()
-        if self._keeper is not None:
-            self._keeper.join()
-        self._listener.close()
-        with contextlib.suppress(OSError):
-            Path(self.path).unlink()
-            Path(self._folder).rmdir()
+    At most ``SETTLE`` seconds; whatever goes wrong is logged, as what comes next does not depend on it.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        sock.settimeout(SETTLE)
+        try:
+            sock.connect(path)
+            for message in (None, {"do": "settle", "root": root}):
+                if message is not None:
+                    send(sock, message)
+                if receive(sock) is None:
+                    raise ConnectionResetError("it has ended")
+        except OSError as error:
+            log.warning("the saver at %s does not tell what it still writes: %s", path, error)
 
 
 class Link:

@@ -39,7 +39,7 @@ def receive(sock: socket.socket) -> tuple[Node, int | None] | None:
         CheckpointError: what came is no message.
     """
     try:
-        data, ancillary, flags, _ = sock.recvmsg(LONGEST, socket.CMSG_LEN(4), socket.MSG_CMSG_CLOEXEC)
+        data, ancillary, flags, _ = _next(sock)
     except ConnectionError:
         return None
     fds = [fd for _, kind, rest in ancillary if kind == socket.SCM_RIGHTS for fd in array.array("i", rest)]
@@ -50,3 +50,14 @@ def receive(sock: socket.socket) -> tuple[Node, int | None] | None:
             os.close(fd)
         raise CheckpointError("a message to or from the saver is too long")
     return parse(data, "message"), (fds[0] if fds else None)
+
+
+def _next(sock: socket.socket) -> tuple[bytes, list[tuple[int, int, bytes]], int, object]:
+    """Receive once. The last orders of a trainer that was killed are heard, though it has not read our answers.
+
+    The kernel reports such a death as an error of its own first, and only once: what was sent before still waits.
+    """
+    try:
+        return sock.recvmsg(LONGEST, socket.CMSG_LEN(4), socket.MSG_CMSG_CLOEXEC)
+    except ConnectionResetError:
+        return sock.recvmsg(LONGEST, socket.CMSG_LEN(4), socket.MSG_CMSG_CLOEXEC)

@@ -1,14 +1,17 @@
 """The saver: one process for each node that checks, writes and commits what trainers have copied into their arenas.
 
-    python -m tlaunch.checkpoint.saver LISTENING_FD SOCKET
+    python -m tlaunch.checkpoint.saver --listen-fd=FD ...
 
 It shares no interpreter lock with training, loads no torch, runs with low priority, and goes on when a trainer dies:
-what was captured completely is written and committed, anything else is forgotten. It ends when every trainer has left
-and nothing is left to do.
+what was captured completely is written and committed, anything else is forgotten.
+
+Without a lifeline it ends when every trainer has left and nothing is left to do. With one it stays for trainers that
+are still to come, until whoever holds the other end lets go or dies; then it does what is left, within a deadline.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import logging
 import os
@@ -17,7 +20,6 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 from tlaunch.checkpoint.absence import give_up
@@ -46,11 +48,10 @@ NICENESS = 19
 class Trainer(threading.Thread):
     """Serves one trainer: one thread, which does what the trainer asks in the order in which it asks."""
 
-    def __init__(self, sock: socket.socket, commits: Commits, left: Callable[[Trainer], None]) -> None:
+    def __init__(self, sock: socket.socket, saver: Saver) -> None:
         super().__init__(name="trainer", daemon=True)
         self._sock = sock
-        self._commits = commits
-        self._left = left
+        self._saver = saver
         self._sending = threading.Lock()
         self._arenas: dict[int, Arena] = {}
         self._files: Files | None = None
@@ -70,7 +71,26 @@ class Trainer(threading.Thread):
                     arena.close()
             finally:
                 self._sock.close()
-                self._left(self)
+                self._saver.on_left(self)
+
+    @property
+    def root(self) -> str | None:
+        """Where it saves to; ``None`` when it has not said so yet."""
+        return None if self._files is None else self._files.root
+
+    def is_gone(self) -> bool:
+        """Whether the trainer has closed its side or died, though we may still be at work for it."""
+        poll = select.poll()
+        try:
+            poll.register(self._sock, 0)
+        except ValueError:  # closed on our side too
+            return True
+        return any(events & select.POLLHUP for _, events in poll.poll(0))
+
+    def drain(self) -> None:
+        """Do what was ordered so far, and nothing more."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RD)
 
     def _do(self, message: Node, fd: int | None) -> None:
         match message.at("do").text():
@@ -88,6 +108,14 @@ class Trainer(threading.Thread):
                 self._save(message)
             case "absent":
                 self._give_up(message)
+            case "commit":  # written by a saver that has died since
+                address = Address(message.at("generation").number(), message.at("step").number())
+                self._commit(address, message.at("world").number(), message.at("rank").number())
+            case "settle":
+                self._saver.settle(message.at("root").text())
+                with contextlib.suppress(OSError):  # it has lost its patience
+                    send(self._sock, {"did": "settle"})
+                self.said_goodbye = True
             case "leave":
                 self.said_goodbye = True
             case other:
@@ -96,7 +124,7 @@ class Trainer(threading.Thread):
     def _save(self, message: Node) -> None:
         index, step = message.at("arena").number(), message.at("step").number()
         assert self._files is not None
-        files, keep = self._files, self._keep
+        files = self._files
         view = self._arenas[index].view
         begin, size = message.at("plan").number(), message.at("plan_size").number()
         plan = Plan.from_bytes(bytes(view[begin : begin + size]))
@@ -109,13 +137,19 @@ class Trainer(threading.Thread):
                 _give_up(files, address, rank, _told(error))
             return
         self._answer("written", step, index)
+        self._commit(address, world, rank)
+
+    def _commit(self, address: Address, world: int, rank: int) -> None:
+        """Commit a checkpoint, of which our part is written, when all parts are there."""
+        assert self._files is not None
+        files, keep = self._files, self._keep
 
         def ended(error: CheckpointError | None) -> None:
             if error is None and keep is not None:
                 _prune(files, keep)
-            self._answer(_outcome(error), step, None, error)
+            self._answer(_outcome(error), address.step, None, error)
 
-        self._commits.add(files, address, world, rank, ended)
+        self._saver.commits.add(files, address, world, rank, ended)
 
     def _give_up(self, message: Node) -> None:
         assert self._files is not None
@@ -160,33 +194,60 @@ def _prune(files: Files, keep: Keep) -> None:
 
 
 class Saver:
-    """Accepts trainers until all have left."""
+    """Accepts trainers on ``listener``. ``lifeline``: the read end of a pipe, see above."""
 
-    def __init__(self, listener: socket.socket) -> None:
+    def __init__(self, listener: socket.socket, lifeline: int | None) -> None:
         self._listener = listener
-        self._commits = Commits()
+        self._lifeline = lifeline
+        self.commits = Commits()
         self._trainers: set[Trainer] = set()
         self.abandoned = False
         """Whether a trainer has gone without a word."""
         self._lock = threading.Lock()
         self._wake, self._woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)[::-1]
 
-    def run(self) -> None:
-        """Serve trainers. Returns when the last one has left and all that they had captured is settled."""
+    def serve(self) -> None:
+        """Serve trainers until nobody is left, or the lifeline says that nobody will come any more."""
         self._listener.setblocking(False)
+        watched = [self._listener.fileno(), self._woken]
         patience: float | None = FIRST_TRAINER
+        if self._lifeline is not None:
+            watched.append(self._lifeline)
+            patience = None
         while True:
-            ready, _, _ = select.select([self._listener.fileno(), self._woken], [], [], patience)
+            ready, _, _ = select.select(watched, [], [], patience)
+            if self._lifeline in ready:
+                return
             if self._listener.fileno() in ready:
                 self._accept()
                 patience = None
                 continue
             if self._woken in ready:
                 os.read(self._woken, 4096)
-            with self._lock:
-                if not self._trainers:
-                    break
-        self._commits.finish()
+            if self._lifeline is None and not self._all():
+                return
+
+    def finish(self) -> None:
+        """Write and commit what was captured, for trainers that are gone or are not to give more."""
+        for trainer in self._all():
+            trainer.drain()
+        for trainer in self._all():
+            trainer.join()
+        self.commits.finish()
+
+    def settle(self, root: str) -> None:
+        """Write what trainers that are gone have ordered for ``root``."""
+        for trainer in self._all():
+            if trainer.root in (root, None) and trainer.is_gone():
+                trainer.join()
+
+    def on_left(self, trainer: Trainer) -> None:
+        """Forget a trainer that is served no longer."""
+        with self._lock:
+            self._trainers.discard(trainer)
+            self.abandoned |= not trainer.said_goodbye
+        with contextlib.suppress(BlockingIOError):  # it is awake already
+            os.write(self._wake, b"x")
 
     def _accept(self) -> None:
         try:
@@ -194,32 +255,49 @@ class Saver:
         except (BlockingIOError, ConnectionError):
             return
         sock.setblocking(True)
-        trainer = Trainer(sock, self._commits, self._on_left)
+        trainer = Trainer(sock, self)
         with self._lock:
             self._trainers.add(trainer)
         trainer.start()
 
-    def _on_left(self, trainer: Trainer) -> None:
+    def _all(self) -> list[Trainer]:
         with self._lock:
-            self._trainers.discard(trainer)
-            self.abandoned |= not trainer.said_goodbye
-        os.write(self._wake, b"x")
+            return list(self._trainers)
 
 
 def main() -> None:
-    """Run the saver on a listening socket, given by its descriptor and its path."""
+    """Run a saver."""
+    parser = argparse.ArgumentParser(prog="tlaunch-saver", allow_abbrev=False)
+    parser.add_argument("--listen-fd", type=int, required=True)
+    parser.add_argument("--tidy", type=Path, help="the socket's path, for when all who would have removed it are dead")
+    parser.add_argument("--lifeline-fd", type=int)
+    parser.add_argument("--within", type=float, help="seconds that the end may take")
+    given = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stderr)
     # Ctrl-C and the end of a terminal are for the trainers, which let go of their sockets then.
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     os.nice(NICENESS)
-    saver = Saver(socket.socket(fileno=int(sys.argv[1])))
-    saver.run()
-    if saver.abandoned:
+    saver = Saver(socket.socket(fileno=given.listen_fd), given.lifeline_fd)
+    saver.serve()
+    if given.within is not None:
+        _end_within(given.within)
+    saver.finish()
+    if saver.abandoned and given.tidy is not None:
         # Whoever would have tidied up was killed.
-        Path(sys.argv[2]).unlink(missing_ok=True)
+        given.tidy.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
-            Path(sys.argv[2]).parent.rmdir()
+            given.tidy.parent.rmdir()
+
+
+def _end_within(seconds: float) -> None:
+    def give_up() -> None:
+        log.error("not everything that was captured could be written within %g s; the rest is given up", seconds)
+        os._exit(1)
+
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -12,8 +13,10 @@ from dataclasses import dataclass
 from tlaunch.checkpoint.arena import Arena
 from tlaunch.checkpoint.capture import Capture
 from tlaunch.checkpoint.errors import CheckpointError, Superseded
+from tlaunch.checkpoint.layout import Address
 from tlaunch.checkpoint.link import Link
 from tlaunch.checkpoint.messages import Message
+from tlaunch.checkpoint.ranks import Ranks
 from tlaunch.checkpoint.tree import Node
 
 log = logging.getLogger(__name__)
@@ -25,31 +28,48 @@ LONG = 1.0
 """Seconds of waiting for a free arena from which on they are worth a line."""
 
 
+TRIES = 2
+"""How many savers a step is given to: one may die by accident, of two it may be the cause."""
+
+
 @dataclass(slots=True)
 class Buffer:
-    """An arena. ``busy`` from when it is chosen until it is written; ``writing`` once the saver has been told."""
+    """An arena. ``busy`` from when it is chosen until it is written."""
 
     index: int
     arena: Arena
     busy: bool = False
-    writing: bool = False
+
+
+@dataclass(slots=True)
+class _Order:
+    """What the saver is to do about a step that is captured."""
+
+    write: Message
+    commit: Message
+    """What is left to do once it is written."""
+    buffer: Buffer | None
+    """Where it is; ``None`` once it is written."""
+    link: Link | None = None
+    """The connection on which it was said last."""
+    tries: int = 0
 
 
 class Saving:
     """Hands captured steps to the saver. ``connect`` returns the path of the saver's socket, and starts it if need be.
 
-    A saver that dies takes the steps with it that it had not committed: their futures say so, and the next step is
-    given to a new one.
+    When a saver dies, what it had not committed is given to the next one, once: the arenas still hold it.
     """
 
     def __init__(self, connect: Callable[[], str], opening: Message) -> None:
         self._connect = connect
         self._opening = opening
-        self._changed = threading.Condition()
+        self._changed = threading.Condition()  # may be taken twice by one thread
         self._linking = threading.Lock()
+        self._delivering = threading.Lock()
         self._buffers: list[Buffer] = []
         self._futures: dict[int, Future[bool]] = {}
-        self._sent: set[int] = set()
+        self._orders: dict[int, _Order] = {}
         self._link: Link | None = None
 
     def resize(self, size: int) -> None:
@@ -104,7 +124,7 @@ class Saving:
     def free(self, buffer: Buffer) -> None:
         """Take back an arena."""
         with self._changed:
-            buffer.busy = buffer.writing = False
+            buffer.busy = False
             self._changed.notify_all()
 
     def expect(self, step: int) -> Future[bool]:
@@ -119,30 +139,59 @@ class Saving:
             future = self._futures[step] = Future()
             return future
 
-    def hand_over(self, step: int, buffer: Buffer, capture: Capture, size: int, plan: slice) -> None:
-        """Have a step saved as soon as it is captured: the shard is the first ``size`` bytes of the arena."""
-        order: Message = {
-            "do": "save",
-            "step": step,
-            "arena": buffer.index,
-            "shard_size": size,
-            "plan": plan.start,
-            "plan_size": plan.stop - plan.start,
-        }
+    def hand_over(
+        self, address: Address, ranks: Ranks, buffer: Buffer, capture: Capture, *, shard: int, plan: slice
+    ) -> None:
+        """Have a step saved as soon as it is captured: the shard is the first ``shard`` bytes of the arena."""
+        step = address.step
+        order = _Order(
+            {
+                "do": "save",
+                "step": step,
+                "arena": buffer.index,
+                "shard_size": shard,
+                "plan": plan.start,
+                "plan_size": plan.stop - plan.start,
+            },
+            {"do": "commit", "step": step, "generation": address.generation, "world": ranks.world, "rank": ranks.rank},
+            buffer,
+        )
 
         def captured(done: Future[None]) -> None:
             try:
                 done.result()
-                link = self._linked()
-                with self._changed:
-                    buffer.writing = True
-                    self._sent.add(step)
-                link.say(order)
-            except Exception as error:  # noqa: BLE001 - whoever holds the future is to know
-                self.settle(step, CheckpointError(f"step {step} is not saved: {error}"))
+            except BaseException as error:  # noqa: BLE001 - whoever holds the future is to know
                 self.free(buffer)
+                self.settle(step, CheckpointError(f"step {step} is not saved: {error}"))
+                return
+            with self._changed:
+                self._orders[step] = order
+            self._deliver(step)
 
         capture.done.add_done_callback(captured)
+
+    def _deliver(self, step: int) -> None:
+        """Tell the saver of a step, unless the present one knows of it already."""
+        with self._delivering:
+            with self._changed:
+                order = self._orders.get(step)
+            if order is None:
+                return
+            try:
+                link = self._linked()
+                if order.link is link:
+                    return
+                order.tries += 1
+                if order.tries > TRIES:
+                    raise CheckpointError("the saver process has ended again")
+            except CheckpointError as error:
+                if order.buffer is not None:
+                    self.free(order.buffer)
+                self.settle(step, CheckpointError(f"step {step} may not have been saved: {error}"))
+                return
+            order.link = link
+            with contextlib.suppress(CheckpointError):  # it has just died; we come here again when that is noticed
+                link.say(order.commit if order.buffer is None else order.write)
 
     def stay_out(self, generation: int, step: int, rank: int, reason: str) -> None:
         """Let the savers of other ranks know that this one does not save a step. No ``reason``: it skips it."""
@@ -156,13 +205,14 @@ class Saving:
         """Resolve the future of a step, if that has not been done."""
         with self._changed:
             future = self._futures.pop(step, None)
-            self._sent.discard(step)
+            self._orders.pop(step, None)
             self._changed.notify_all()
         if future is None:
             return
         if error is None:
             future.set_result(saved)
         else:
+            log.warning("%s", error)  # a future that nobody looks at would hide it
             future.set_exception(error)
 
     def wait_written(self) -> None:
@@ -194,8 +244,12 @@ class Saving:
                 self._link.close()
                 self._link = None
             link = Link(self._connect(), self._on_answer)
-            link.say(self._opening)
-            self._introduce(link)
+            try:
+                link.say(self._opening)
+                self._introduce(link)
+            except CheckpointError:
+                link.close()
+                raise
             self._link = link
             return link
 
@@ -208,10 +262,8 @@ class Saving:
             self._on_lost()
             return
         did, step = answer.at("did").text(), answer.at("step").number()
-        index = answer.at("arena").value
-        for buffer in self._buffers:
-            if buffer.index == index:
-                self.free(buffer)
+        if answer.at("arena").value is not None:
+            self._on_written(step)
         if did == "committed":
             self.settle(step, None)
         elif did == "skipped":
@@ -221,11 +273,22 @@ class Saving:
             kind = Superseded if answer.at("superseded").value else CheckpointError
             self.settle(step, kind(answer.at("error").text()))
 
+    def _on_written(self, step: int) -> None:
+        with self._changed:
+            order = self._orders.get(step)
+            if order is not None and order.buffer is not None:
+                self.free(order.buffer)
+                order.buffer = None
+
     def _on_lost(self) -> None:
         with self._changed:
-            sent = list(self._sent)
-        for buffer in self._buffers:
-            if buffer.writing:
-                self.free(buffer)
-        for step in sent:
-            self.settle(step, CheckpointError(f"step {step} may not have been saved: the saver process has ended"))
+            if not self._orders:
+                return
+        # In another thread: this one belongs to the connection that is gone.
+        threading.Thread(target=self._deliver_again, name="checkpoint orders", daemon=True).start()
+
+    def _deliver_again(self) -> None:
+        with self._changed:
+            steps = list(self._orders)
+        for step in steps:
+            self._deliver(step)

@@ -1,7 +1,7 @@
-"""Checkpoints under plain torchrun: train a little, be killed, and go on, with any number of ranks.
+"""Checkpoints under any launcher: train a little, be killed, and go on, with any number of ranks.
 
 torchrun --nproc-per-node 3 examples/checkpoint/standalone.py /tmp/run7 --steps 20
-torchrun --nproc-per-node 2 examples/checkpoint/standalone.py /tmp/run7 --steps 40
+tlaunch --nodes 2 --gpus-per-node 1 examples/checkpoint/standalone.py /tmp/run7 --steps 40
 
 Random data stands for a data set; it depends on the step alone.
 """

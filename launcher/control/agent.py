@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
+from tlaunch.checkpoint.home import SOCKET
 from tlaunch.launcher.control.config import AgentConfig
 from tlaunch.launcher.control.meeting import Venue
 from tlaunch.launcher.control.output import Output
@@ -16,6 +17,7 @@ from tlaunch.launcher.control.participant import Participant
 from tlaunch.launcher.control.probe import Listener
 from tlaunch.launcher.control.program import Program
 from tlaunch.launcher.control.records import Registration
+from tlaunch.launcher.control.saver import NodeSaver
 from tlaunch.launcher.control.slots import Slots
 from tlaunch.launcher.control.timing import Timing
 from tlaunch.launcher.control.vigil import Vigil
@@ -41,13 +43,17 @@ class Agent:
         env = _worker_base(config)
         log_file = config.log_dir / "agents" / f"{config.node.name}.zygote.log"
         self._zygotes = ZygoteSource(config.zygote, env, log_file, self._timing)
+        saver_log = config.log_dir / "agents" / f"{config.node.name}.saver.log"
+        # Beside the socket of a shared zygote: then it is the launcher that tidies up, also when we are killed.
+        folder = Path(config.zygote).parent if config.zygote else None
+        self._saver = NodeSaver(env, saver_log, self._timing, folder)
         program = Program(
             job=config.job,
             argv=config.argv,
             module=config.module,
             start=config.start,
             cwd=str(Path.cwd()),
-            env=env,
+            env={**env, SOCKET: self._saver.path},
             log_dir=config.log_dir,
             gpus=_has_gpus(),
             asked=spec.hang_timeout > 0,
@@ -65,6 +71,7 @@ class Agent:
         The node registers once its standbys are warm: what a plan asks of it is then a matter of moments.
         """
         address = await self._listener.open(self._config.host)
+        self._saver.open()
         registration = Registration(
             node=self._config.node,
             host=socket.gethostname(),
@@ -88,11 +95,13 @@ class Agent:
         """End every process of this node, hand over what they have printed, and leave the job."""
         self._venue.close()
         await self._slots.stop(self._timing.stop_grace)
+        self._saver.let_go()
         await self._output.drain(self._timing.final_output)
         if self._participant is not None:
             await self._participant.leave()
         await self._zygotes.close()
         await self._listener.close()
+        await self._saver.end()
 
     def _vigil(self) -> Iterator[Callable[[], Coroutine[Any, Any, None]]]:
         """Yield what looks for ranks that hang, if anybody wants to know."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Coroutine
+from subprocess import Popen
 from typing import Any
 
 from tlaunch.launcher.store.mirror import Mirror, Reader
@@ -40,3 +42,17 @@ async def interrupt(task: asyncio.Task[None] | None) -> None:
     if task is not None:
         task.cancel()
         await asyncio.wait([task])
+
+
+async def end_of(process: Popen[bytes]) -> int:
+    """Wait until a child of ours has ended, and return its exit code or minus its signal."""
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    pidfd = os.pidfd_open(process.pid)
+    loop.add_reader(pidfd, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
+    return process.wait()

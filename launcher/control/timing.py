@@ -56,6 +56,9 @@ class Timing:
     stopped: float = _wait(5.0, "a rank that a signal has stopped to go on", "it is killed, and counts as failed")
     warm: float = _wait(120.0, "a zygote to import torch and make a standby", "the rank could not be started")
     outage: float = _wait(600.0, "the store to come back, on a node without ranks that run", "its agent ends")
+    saver: float = _wait(
+        30.0, "a saver to write what its node's ranks had captured, when the agent ends or dies", "that is given up"
+    )
     final_output: float = _wait(2.0, "what ranks have printed to be shown, at the end", "the log files have it")
 
     def __post_init__(self) -> None:

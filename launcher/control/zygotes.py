@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 from tlaunch.launcher.control.spawn import SpawnError, Zygote
+from tlaunch.launcher.control.tasks import end_of
 from tlaunch.launcher.control.timing import Timing
 from tlaunch.launcher.control.zygote_start import start_zygote, zygote_env
 from tlaunch.launcher.process.lifeline import Lifeline
@@ -85,25 +84,12 @@ async def _run_one(
     with Lifeline() as lifeline:
         process = start_zygote(socket_path, env=env, log_path=str(log_path), lifeline=lifeline)
         try:
-            code = await _end_of(process)
+            code = await end_of(process)
         finally:
             lifeline.close()
             process.wait()  # killed by the line before, so it takes a moment only
     tell(f"the zygote has ended with exit code {code}: {_last_line(log_path)}")
     return time.monotonic() - started, code
-
-
-async def _end_of(process: subprocess.Popen[bytes]) -> int:
-    loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
-    pidfd = os.pidfd_open(process.pid)
-    loop.add_reader(pidfd, ended.set)
-    try:
-        await ended.wait()
-    finally:
-        loop.remove_reader(pidfd)
-        os.close(pidfd)
-    return process.wait()
 
 
 def _last_line(path: Path) -> str:

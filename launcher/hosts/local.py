@@ -31,8 +31,8 @@ from tlaunch.topology.model import Node
 
 LOOPBACK = "127.0.0.1"
 SCRATCH = "tlaunch-run-"
-LONGEST_SOCKET = 107
-"""Bytes that a socket's path may have; see unix(7)."""
+LONGEST_SOCKET = 105
+"""Bytes that the path of the zygote's socket may have: two less than in unix(7), for those of the agents' savers."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -157,7 +157,7 @@ class _LocalRun:
         if not self._watch.agents_know:
             for agent in self._agents:
                 agent.terminate()
-        grace = self._timing.stop_grace + self._timing.reap
+        grace = self._timing.stop_grace + self._timing.saver + self._timing.reap
         await asyncio.gather(*(agent.finish(grace, self._timing.reap) for agent in self._agents))
 
 

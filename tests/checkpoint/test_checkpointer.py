@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from tlaunch.checkpoint.catalog import Keep, committed
 from tlaunch.checkpoint.checkpointer import Checkpointer
 from tlaunch.checkpoint.errors import CheckpointError, Damaged, Superseded, Unusable
 from tlaunch.checkpoint.files import LocalFiles
+from tlaunch.checkpoint.home import start_saver
 
 WITHIN = 60.0
 
@@ -227,20 +229,60 @@ def saver_of(checkpointer: Checkpointer) -> int:
     return home.pid
 
 
-def test_a_saver_that_dies_is_replaced(tmp_path: Path) -> None:
+def test_a_saver_that_dies_is_replaced_and_loses_nothing(tmp_path: Path) -> None:
     with Checkpointer(tmp_path) as checkpointer:
         assert checkpointer.save(1, {"x": 1}).result(WITHIN)
         first = saver_of(checkpointer)
         os.kill(first, signal.SIGSTOP)
         pending = checkpointer.save(2, {"x": 2})
-        while 2 not in checkpointer._saving._sent:  # else the next saver gets it
+        while 2 not in checkpointer._saving._orders:
             time.sleep(0.001)
         os.kill(first, signal.SIGKILL)
-        with pytest.raises(CheckpointError, match=r"step 2 (may not have been|is not) saved"):
-            pending.result(WITHIN)
-        assert checkpointer.save(3, {"x": 3}).result(WITHIN)
+        assert pending.result(WITHIN), "its memory is still there, and the next one has got it"
         assert saver_of(checkpointer) != first
-    assert [address.step for address in committed(LocalFiles(tmp_path))] == [1, 3]
+        assert checkpointer.save(3, {"x": 3}).result(WITHIN)
+    assert [address.step for address in committed(LocalFiles(tmp_path))] == [1, 2, 3]
+
+
+def test_a_step_that_kills_every_saver_fails_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(listener: socket.socket, *options: str) -> subprocess.Popen[bytes]:
+        if len(started) == 2:
+            return start_saver(listener, *options)
+        fd = listener.fileno()
+        started.append(subprocess.Popen([sys.executable, str(SCRIPTS / "poisoned.py"), str(fd)], pass_fds=[fd]))
+        return started[-1]
+
+    monkeypatch.setattr("tlaunch.checkpoint.home.start_saver", start)
+    with Checkpointer(tmp_path) as checkpointer:
+        with pytest.raises(CheckpointError, match=r"step 1 may not have been saved: the saver process has ended again"):
+            checkpointer.save(1, {"x": 1}).result(WITHIN)
+        assert checkpointer.save(2, {"x": 2}).result(WITHIN)
+    assert "step 1 may not have been saved" in caplog.text
+
+
+def test_without_a_saver_the_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("TLAUNCH_SAVER", str(tmp_path / "nobody"))
+    with Checkpointer(tmp_path / "ck") as checkpointer:
+        for step in (1, 2):
+            with pytest.raises(CheckpointError, match=rf"step {step} .*the saver at .*nobody cannot be reached"):
+                checkpointer.save(step, {"x": 1}).result(WITHIN)
+    assert "step 1 is not saved" in caplog.text, "also for those who do not look at the future"
+
+
+def test_a_step_that_is_committed_is_not_written_again(tmp_path: Path) -> None:
+    with Checkpointer(tmp_path) as checkpointer:
+        assert checkpointer.save(1, {"x": torch.ones(3)}).result(WITHIN)
+        assert checkpointer.save(1, {"x": torch.zeros(3)}).result(WITHIN)
+        state = {"x": torch.zeros(3)}
+        assert checkpointer.restore(state) == 1
+        assert state["x"].all()
+        assert [path.name for path in tmp_path.glob("step-*/*.json")] == ["manifest.json"]
 
 
 def test_what_was_captured_is_committed_though_the_trainer_is_killed(tmp_path: Path) -> None:

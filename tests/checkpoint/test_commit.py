@@ -14,6 +14,7 @@ from tlaunch.checkpoint.generations import clean, newest_generation, take_genera
 from tlaunch.checkpoint.layout import Address
 from tlaunch.checkpoint.region import Region
 from tlaunch.checkpoint.shard import Piece
+from tlaunch.checkpoint.takeover import take_over
 
 
 @pytest.fixture
@@ -55,6 +56,30 @@ def test_an_older_writer_loses_and_is_told_to_whom(files: LocalFiles) -> None:
     assert clean(files, 2) == [generation := "generation-00000001.json", address.folder] or generation
     assert committed(files) == []
     assert newest_generation(files) == 2
+
+
+def test_what_is_complete_is_committed_before_the_path_is_taken_over(files: LocalFiles) -> None:
+    assert take_over(files, {}) == 1
+    complete, torn = Address(1, 10), Address(1, 20)
+    for rank in (0, 1):
+        write_part(files, part_of(complete, rank), pieces_of(complete, rank))
+    write_part(files, part_of(torn, 1), pieces_of(torn, 1))
+    assert take_over(files, {}) == 2
+    assert committed(files) == [complete]
+    assert files.names() == ["generation-00000002.json", complete.folder]
+    with pytest.raises(Superseded):
+        write_part(files, part_of(torn, 0), pieces_of(torn, 0))
+
+
+def test_what_is_complete_but_damaged_holds_nobody_up(files: LocalFiles, caplog: pytest.LogCaptureFixture) -> None:
+    take_over(files, {})
+    address = Address(1, 10)
+    for rank in (0, 1):
+        write_part(files, part_of(address, rank), pieces_of(address, rank))
+    Path(files.root, address.part(1)).write_bytes(b"{}")
+    assert take_over(files, {}) == 2
+    assert committed(files) == []
+    assert "what an earlier writer has left is not committed" in caplog.text
 
 
 def test_what_a_newer_writer_has_saved_is_newer_whatever_its_step(files: LocalFiles) -> None:

@@ -43,8 +43,9 @@ REQUIRED: dict[str, tuple[str, ...]] = {
         "floods stdout",
         "fills the disk",
     ),
-    "agent": ("killed alone", "stopped", "restarted"),
+    "agent": ("killed alone", "killed during a save", "stopped", "restarted"),
     "zygote": ("killed",),
+    "checkpoint": ("saver killed", "rank killed in the middle of a save"),
     "node": ("lost all at once", "slow", "clock moved by an hour", "cut off from etcd and its peers"),
     "controller": ("killed", "stopped and woken", "killed in each phase of a plan"),
     "etcd": (

@@ -77,5 +77,5 @@ def test_a_temporary_directory_too_deep_for_a_socket_is_one_line(
         assert job.ended() == 2
         (line,) = console(job).splitlines()
         assert line.startswith(f"tlaunch: {deep}/tlaunch-run-")
-        assert line.endswith("/zygote: too long for a socket, which takes 107 bytes; set a shorter TMPDIR")
+        assert line.endswith("/zygote: too long for a socket, which takes 105 bytes; set a shorter TMPDIR")
         assert list(deep.iterdir()) == []
