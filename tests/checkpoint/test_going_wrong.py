@@ -81,7 +81,7 @@ def test_no_room_for_a_snapshot_is_one_line_and_training_goes_on(tmp_path: Path)
         resource.setrlimit(resource.RLIMIT_FSIZE, (size // 4, limits[1]))  # shared memory is a file, too
         try:
             with pytest.raises(CheckpointError, match=r"a snapshot needs \d+ bytes of shared memory: File too large"):
-                checkpointer.save(2, {"x": torch.ones(size // 4)})
+                checkpointer.save(2, {"x": torch.ones(size // 4)}).result(WITHIN)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         assert checkpointer.save(3, {"x": torch.ones(4)}).result(WITHIN)
