@@ -122,5 +122,5 @@ def _who_is_missing(entry: _Open, *, late: str) -> str:
     first = f", first of them rank {missing[0]}" if missing else ""
     return (
         f"{entry.files.root}: step {entry.address.step} is not committed: {late} "
-        f"{len(missing)} of {entry.world} ranks had not written their part{first}"
+        f"{len(missing)} of {entry.world} ranks have not written their part{first}"
     )
