@@ -142,9 +142,11 @@ def commit(files: Files, manifest: Manifest) -> None:
 
 
 def withdraw(files: Files, address: Address, rank: int) -> None:
-    """Remove what a rank has written of a checkpoint that was given up, and so cannot be committed by anybody."""
-    for name in (address.part(rank), address.shard(rank)):  # no part without its shard
-        with _tolerating("removing what will not be committed", f"{files.root}/{name}"):
+    """Remove what a rank has written of a checkpoint that nobody can commit, because it was given up or is its own."""
+    with _tolerating("removing what will not be committed", f"{files.root}/{address.folder}"):
+        if MANIFEST in files.names(address.folder):
+            return  # it was committed at an earlier try
+        for name in (address.part(rank), address.shard(rank)):  # no part without its shard
             files.remove(name)
 
 

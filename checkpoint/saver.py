@@ -25,7 +25,7 @@ from pathlib import Path
 from tlaunch.checkpoint.absence import give_up
 from tlaunch.checkpoint.arena import Arena
 from tlaunch.checkpoint.catalog import Keep, prune
-from tlaunch.checkpoint.commit import write_shard
+from tlaunch.checkpoint.commit import withdraw, write_shard
 from tlaunch.checkpoint.commits import Commits
 from tlaunch.checkpoint.errors import CheckpointError, GivenUp, Superseded
 from tlaunch.checkpoint.files import Files
@@ -132,9 +132,9 @@ class Trainer(threading.Thread):
         try:
             write_shard(files, plan.part, described(plan.boxes), view[: message.at("shard_size").number()])
         except Exception as error:  # noqa: BLE001 - file systems of every kind; whoever holds the future is to know
+            if not isinstance(error, GivenUp | Superseded):
+                _give_up(files, address, rank, _told(error), alone=world == 1)
             self._answer(_outcome(error), step, index, error)
-            if world > 1 and not isinstance(error, GivenUp | Superseded):
-                _give_up(files, address, rank, _told(error))
             return
         self._answer("written", step, index)
         self._commit(address, world, rank)
@@ -154,7 +154,7 @@ class Trainer(threading.Thread):
     def _give_up(self, message: Node) -> None:
         assert self._files is not None
         address = Address(message.at("generation").number(), message.at("step").number())
-        _give_up(self._files, address, message.at("rank").number(), message.at("reason").text())
+        _give_up(self._files, address, message.at("rank").number(), message.at("reason").text(), alone=False)
 
     def _answer(self, did: str, step: int, arena: int | None, error: Exception | None = None) -> None:
         """Tell the trainer, if it still lives. ``arena``: it may be filled again."""
@@ -177,9 +177,11 @@ def _outcome(error: Exception | None) -> str:
     return "skipped" if isinstance(error, GivenUp) and error.skipped else "failed"
 
 
-def _give_up(files: Files, address: Address, rank: int, reason: str) -> None:
+def _give_up(files: Files, address: Address, rank: int, reason: str, *, alone: bool) -> None:
+    """Remove what this rank has written of a step, which takes room, and let others know if there are any."""
     try:
-        give_up(files, address, rank, reason)
+        if alone or give_up(files, address, rank, reason):
+            withdraw(files, address, rank)
     except Exception as error:  # noqa: BLE001 - the others wait in vain, for as long as they wait for anybody
         log.warning("%s", error)
 

@@ -80,6 +80,8 @@ def test_whatever_fails_is_told_in_one_line_and_the_next_step_is_saved(tmp_path:
             assert f"{folder}/step-{step:09d}.g00001/{name}: {said}" in str(raised.value), (call, error)
             assert "\n" not in str(raised.value)
             stands(folder, 0, 99)
+            shard = folder / f"step-{step:09d}.g00001" / SHARD
+            assert shard.exists() == (name == MANIFEST), "what is of no use takes no room"
         with aim.at("unlink", MANIFEST, "error=EIO"):  # a part that cannot be removed does no harm
             assert checkpointer.save(90, state(90)).result(WITHIN)
         assert checkpointer.save(91, state(91)).result(WITHIN)

@@ -13,7 +13,7 @@ from tests.checkpoint.writing import part_of, pieces_of, save
 from tlaunch.checkpoint import commits
 from tlaunch.checkpoint.absence import give_up
 from tlaunch.checkpoint.catalog import Keep, committed, prune
-from tlaunch.checkpoint.commit import settled_and_gone, try_commit, write_part
+from tlaunch.checkpoint.commit import settled_and_gone, try_commit, withdraw, write_part
 from tlaunch.checkpoint.errors import CheckpointError, GivenUp, Superseded
 from tlaunch.checkpoint.files import Buffer, LocalFiles
 from tlaunch.checkpoint.generations import clean, take_generation
@@ -144,6 +144,15 @@ def test_what_stands_is_not_written_again(tmp_path: Path) -> None:
     write_part(files, part_of(OLD, 1), pieces_of(OLD, 1))
     assert try_commit(files, OLD, 2)
     check_all(files)
+
+
+def test_what_is_committed_is_never_withdrawn(tmp_path: Path) -> None:
+    files = begun(tmp_path)
+    withdraw(files, FIRST, 0)
+    check_all(files)
+    write_part(files, part_of(OLD, 0), pieces_of(OLD, 0))
+    withdraw(files, OLD, 0)
+    assert files.names(OLD.folder) == []
 
 
 def test_a_rank_that_stays_out_is_not_waited_for(tmp_path: Path) -> None:
