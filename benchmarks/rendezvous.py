@@ -51,6 +51,7 @@ from rich.table import Table
 
 from tlaunch.launcher.control.layout import Keys
 from tlaunch.launcher.control.records import Leader
+from tlaunch.launcher.core.assign import Assignment
 from tlaunch.launcher.core.codec import decode, encode
 from tlaunch.launcher.core.spec import JobSpec
 from tlaunch.launcher.store import EmbeddedEtcd, connect
@@ -223,6 +224,7 @@ async def measure(agents: int, folder: Path, lease: float | None, profile: str |
             async with Mirror(store, keys.leader, keys.generation) as heads:
                 await start(result, herd, metrics)
                 await swap(result, herd, metrics, await leader(store, keys))
+                await until_it_has_ranks(store, herd, heads, keys)
                 await loss(result, herd, metrics, heads, keys)
         finally:
             if not {*PHASES} <= {*result.counts}:
@@ -269,6 +271,19 @@ async def loss(result: Round, herd: Herd, metrics: Metrics, heads: Mirror, keys:
         result.times["controller: committed"] = time.monotonic() - at
         _, done = await herd.applied(3)
     result.times["controller: all applied"] = done - at
+
+
+async def until_it_has_ranks(store: Store, herd: Herd, heads: Mirror, keys: Keys) -> None:
+    """Lose controllers on nodes without ranks: nobody needs another plan because of them."""
+    while True:
+        node = await leader(store, keys)
+        given = await store.get(keys.assign(node))
+        if given is not None and decode(Assignment, given.value, given.key).seats:
+            return
+        old = heads.items[keys.leader].create_revision
+        await herd.fault({"do": "kill", "node": node})
+        while keys.leader not in heads.items or heads.items[keys.leader].create_revision == old:
+            await heads.changed(None)
 
 
 @asynccontextmanager
