@@ -9,6 +9,9 @@ Usable alone, under any launcher. From the ground up; none of these knows of wha
 - ``files``, ``objects``, ``places``: the few operations on a file system that everything else is made of
 - ``checksum``, ``direct``: CRC-32, and writing past the page cache
 - ``shard``, ``commit``, ``takeover``, ``catalog``, ``reading``: writing, committing, finding and reading checkpoints
+- ``source``, ``pickled``, ``distcp``, ``huggingface``, ``opening``: reading those of other formats, and ours, alike
+- ``arithmetic``, ``naming``, ``flows``, ``fresh``: tensors on their way to another format or place
+- ``exporting``, ``importing``, ``comparing``: what ``tlaunch checkpoint`` does
 - ``arena``, ``plan``, ``messages``, ``commits``, ``saver``: the process of each node that writes; it loads no torch
 - ``home``: where a saver listens, how it is started and replaced; agents of ``tlaunch`` do that too
 - ``flat``, ``slices``, ``outline``, ``ranks``, ``preparing``: what the trainer saves, and who writes what of it
@@ -26,8 +29,9 @@ if TYPE_CHECKING:
     from tlaunch.checkpoint.catalog import Keep
     from tlaunch.checkpoint.checkpointer import Checkpointer
     from tlaunch.checkpoint.errors import CheckpointError, Damaged, Superseded, Unusable
+    from tlaunch.checkpoint.restoring import load
 
-__all__ = ["CheckpointError", "Checkpointer", "Damaged", "Keep", "Superseded", "Unusable"]
+__all__ = ["CheckpointError", "Checkpointer", "Damaged", "Keep", "Superseded", "Unusable", "load"]
 
 _HOMES = {
     "CheckpointError": "errors",
@@ -36,6 +40,7 @@ _HOMES = {
     "Keep": "catalog",
     "Superseded": "errors",
     "Unusable": "errors",
+    "load": "restoring",
 }
 
 # The saver imports this package too, and is to stay without torch. Type checkers see the imports above.

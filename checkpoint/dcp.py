@@ -44,6 +44,7 @@ from tlaunch.checkpoint import catalog, dtypes
 from tlaunch.checkpoint.commit import commit, write_buffers
 from tlaunch.checkpoint.errors import Unusable
 from tlaunch.checkpoint.files import Files
+from tlaunch.checkpoint.layout import DCP_PATHS as PATHS
 from tlaunch.checkpoint.layout import Address
 from tlaunch.checkpoint.manifest import Manifest, Tensor, merge
 from tlaunch.checkpoint.memory import memory_of
@@ -53,9 +54,6 @@ from tlaunch.checkpoint.resharding import Wanted, load
 from tlaunch.checkpoint.shard import Piece, arrange, described
 from tlaunch.checkpoint.takeover import take_over
 from tlaunch.checkpoint.values import Json, from_json, to_json
-
-PATHS = "dcp.paths"
-"""The value that holds the planner's paths: how its flat names were made from a nested state."""
 
 Path: TypeAlias = "str | os.PathLike[str]"
 Anything: TypeAlias = Any

@@ -34,6 +34,14 @@ def name_of(torch_name: str, path: str) -> str:
     return name
 
 
+_OTHERS = ("complex32", "complex128", "quint8", "qint8", "qint32", "float4_e2m1fn_x2")
+
+
+def is_torch_name(name: str) -> bool:
+    """Whether an attribute of ``torch`` of this name is an element type, be it one that can be saved or not."""
+    return name in _TORCH or name in _OTHERS
+
+
 def torch_name(name: str) -> str:
     """Return the attribute of ``torch`` for a safetensors name."""
     return _BACK[name]

@@ -17,6 +17,9 @@ MANIFEST = "manifest.json"
 RESERVED = ("ranks", "dcp")
 """First parts of names that are not the state's: what each rank has for itself, and what planners of torch add."""
 
+DCP_PATHS = "dcp.paths"
+"""The value that holds the paths of torch's planner: how its flat names were made from a nested state."""
+
 _STEP = re.compile(r"step-(\d{9,15})\.g(\d{5,12})")
 _PART = re.compile(r"rank-(\d{5,9})\.json")
 _ABSENT = re.compile(r"rank-(\d{5,9})\.absent\.json")

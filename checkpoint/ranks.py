@@ -42,7 +42,7 @@ class Ranks:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise Unusable(
                 f"WORLD_SIZE is {os.environ['WORLD_SIZE']} and there is no process group; expected "
-                "torch.distributed.init_process_group() before a Checkpointer is made"
+                "torch.distributed.init_process_group() before checkpoints are saved or loaded"
             )
 
     def everybody(self, mine: T) -> list[T]:

@@ -8,7 +8,7 @@ import itertools
 import mmap
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -17,11 +17,12 @@ import torch
 from tlaunch.checkpoint.dtypes import BYTES, torch_name
 from tlaunch.checkpoint.files import Files
 from tlaunch.checkpoint.layout import Address
-from tlaunch.checkpoint.manifest import BLOCK, Manifest, Slice
+from tlaunch.checkpoint.manifest import BLOCK, Manifest, Slice, Tensor
 from tlaunch.checkpoint.memory import memory_of
 from tlaunch.checkpoint.reading import ShardReader
 from tlaunch.checkpoint.region import Region
 from tlaunch.checkpoint.shard import Box
+from tlaunch.checkpoint.source import Reader
 
 _THREADS = 4
 """At least so many: while one waits for the disk, another compares checksums."""
@@ -45,23 +46,30 @@ class _Read:
     file: int
     begin: int
     size: int
-    do: Callable[[ShardReader], None]
+    do: Callable[[Reader], None]
 
 
 def load(files: Files, address: Address, manifest: Manifest, wanted: Sequence[Wanted]) -> list[torch.Tensor]:
-    """Return each wanted box as a contiguous tensor in memory. Only blocks that hold wanted bytes are read.
+    """Return each wanted box of a checkpoint of ours, as :func:`gather` does. Only blocks that hold them are read."""
+    return gather(manifest.tensors, lambda: ShardReader(files, address, manifest), wanted)
+
+
+def gather(
+    tensors: Mapping[str, Tensor], readers: Callable[[], Reader], wanted: Sequence[Wanted]
+) -> list[torch.Tensor]:
+    """Return each wanted box as a contiguous tensor in memory. Each thread makes a reader.
 
     Raises:
         Damaged: bytes have changed or are missing.
     """
-    boxes = _room_for(manifest, wanted)
-    reads = [read for want, box in zip(wanted, boxes, strict=True) for read in _reads(manifest, want, box)]
+    boxes = _room_for(tensors, wanted)
+    reads = [read for want, box in zip(wanted, boxes, strict=True) for read in _reads(tensors[want.name], want, box)]
     # In the order of the file, so that blocks which several tensors share are read once.
     groups = iter(_groups(sorted(reads, key=lambda read: (read.file, read.begin))))
     lock = threading.Lock()
 
     def work(_: int) -> None:
-        reader = ShardReader(files, address, manifest)
+        reader = readers()
         while True:
             with lock:
                 group = next(groups, None)
@@ -81,9 +89,9 @@ def load(files: Files, address: Address, manifest: Manifest, wanted: Sequence[Wa
     return boxes
 
 
-def _room_for(manifest: Manifest, wanted: Sequence[Wanted]) -> list[torch.Tensor]:
+def _room_for(tensors: Mapping[str, Tensor], wanted: Sequence[Wanted]) -> list[torch.Tensor]:
     """Return tensors without content, all in one piece of memory: in large pages, which take far less time to come."""
-    boxes = [Box(want.name, manifest.tensors[want.name].dtype, want.region.shape, want.region) for want in wanted]
+    boxes = [Box(want.name, tensors[want.name].dtype, want.region.shape, want.region) for want in wanted]
     begins = list(itertools.accumulate((-(-box.size // _ALIGN) * _ALIGN for box in boxes), initial=0))
     memory = mmap.mmap(-1, max(begins[-1], 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with contextlib.suppress(OSError):  # not every kernel has them
@@ -112,8 +120,7 @@ def _groups(reads: Sequence[_Read]) -> Iterator[list[_Read]]:
         yield group
 
 
-def _reads(manifest: Manifest, want: Wanted, box: torch.Tensor) -> Iterator[_Read]:
-    tensor = manifest.tensors[want.name]
+def _reads(tensor: Tensor, want: Wanted, box: torch.Tensor) -> Iterator[_Read]:
     width = BYTES[tensor.dtype]
     for at in tensor.slices:
         shared = at.region.intersection(want.region)
@@ -143,7 +150,7 @@ def _index(region: Region) -> tuple[slice, ...]:
     return tuple(slice(begin, begin + size) for begin, size in zip(region.offset, region.shape, strict=True))
 
 
-def _fill(reader: ShardReader, *, file: int, begin: int, out: memoryview) -> None:
+def _fill(reader: Reader, *, file: int, begin: int, out: memoryview) -> None:
     reader.fill(file, begin, out)
 
 
@@ -157,7 +164,7 @@ def _rows(at: Slice, source: Region, out: torch.Tensor, width: int) -> Iterator[
         first = at.begin + (source.offset[0] + begin) * row
         part = out[begin : begin + count]
 
-        def pick(reader: ShardReader, first: int = first, part: torch.Tensor = part) -> None:
+        def pick(reader: Reader, first: int = first, part: torch.Tensor = part) -> None:
             rows = torch.empty((len(part), *at.region.shape[1:]), dtype=part.dtype)
             reader.fill(at.file, first, memory_of(rows))
             part.copy_(rows[(slice(None), *rest)])

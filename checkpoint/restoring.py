@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, cast
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from tlaunch.checkpoint import catalog, random_state
 from tlaunch.checkpoint.errors import CheckpointError, Unusable
 from tlaunch.checkpoint.files import Files
 from tlaunch.checkpoint.flat import Flat, State, expand, flatten, rebuild, stateful, take_on
 from tlaunch.checkpoint.layout import Address, is_reserved
-from tlaunch.checkpoint.manifest import Manifest
+from tlaunch.checkpoint.opening import locate, open_own, open_spot
 from tlaunch.checkpoint.ranks import Ranks
 from tlaunch.checkpoint.region import Region
-from tlaunch.checkpoint.resharding import Wanted, load
+from tlaunch.checkpoint.resharding import Wanted, gather
 from tlaunch.checkpoint.slices import Held, held
+from tlaunch.checkpoint.source import Source
 from tlaunch.checkpoint.values import from_json
 
 _LISTED = 8
@@ -28,19 +31,46 @@ def restore(files: Files, ranks: Ranks, state: State, *, step: int | None, stric
     address: Address | None = ranks.from_first(lambda: catalog.find(files, step))
     if address is None:
         return None
-    where = f"{files.root}/{address.folder}"
+    _restore(lambda: open_own(files, address), ranks, state, strict=strict)
+    return address.step
+
+
+def load(path: str | os.PathLike[str], state: State, *, step: int | None = None, strict: bool = True) -> int | None:
+    """Load what lies at ``path`` into the objects of ``state``, and return its step, where the format knows of steps.
+
+    Reads a path that a job saves to (the newest, or that of ``step``), a directory that
+    ``torch.distributed.checkpoint`` has written, and safetensors files of Hugging Face, whose tensors are called
+    ``model.<name>``. All else is as in ``Checkpointer.restore``, but that this path is only read.
+
+    Collective: all ranks of the default process group call it together, each with its own part of the state.
+
+    Raises:
+        Unusable: there is nothing that can be read, or names, shapes or types differ. Nothing was changed.
+        Damaged: a file is missing or has changed; it is named. Nothing was changed.
+    """
+    ranks = Ranks()
+    try:
+        spot = ranks.from_first(lambda: locate(path, step))
+        return _restore(lambda: open_spot(spot), ranks, state, strict=strict).step
+    finally:
+        ranks.close()
+
+
+def _restore(opened: Callable[[], Source], ranks: Ranks, state: State, *, strict: bool) -> Source:
+    """Load a checkpoint on all ranks, or on none."""
+    source: Source | None = None
     tree: dict[str, Any] = {}
     flat, loaded, own = Flat(), Flat(), None
     unwanted: set[str] = set()
     error: Exception | None = None
     try:
-        manifest = catalog.manifest_of(files, address)
+        source = opened()
         tree = expand(state)
         flat = flatten(tree)
-        loaded = _load(files, address, manifest, flat, where, strict=strict)
+        loaded = _load(source, flat, strict=strict)
         _keep_own_groups(state, flat, loaded)
-        own = _random_state(files, address, manifest, ranks)
-        unwanted = _names(manifest) - flat.tensors.keys() - flat.values.keys() if strict else set()
+        own = _random_state(source, ranks)
+        unwanted = _names(source) - flat.tensors.keys() - flat.values.keys() if strict else set()
     except Exception as failed:  # noqa: BLE001 - the others wait for us
         error = failed
     # Before anything is changed anywhere: when one rank cannot go on, none does.
@@ -48,9 +78,10 @@ def restore(files: Files, ranks: Ranks, state: State, *, step: int | None, stric
     said = next((text for text, _ in told if text), None)
     if error is not None:
         raise error
+    assert source is not None
     # Stages of a pipeline want different things; what nobody wants is too much.
     if nobodys := set.intersection(*(names for _, names in told)) if said is None else set():
-        raise Unusable(f"{where}: {_listed('not in the state', nobodys)[0]} (strict=False leaves them alone)")
+        raise Unusable(f"{source.where}: {_listed('not in the state', nobodys)[0]} (strict=False leaves them alone)")
     if said is not None:
         raise CheckpointError(f"another rank could not load the checkpoint: {said}")
     taken = rebuild(tree, Flat({}, loaded.values))
@@ -63,32 +94,34 @@ def restore(files: Files, ranks: Ranks, state: State, *, step: int | None, stric
     take_on(state, taken, state.keys() - refusing)
     if own is not None:
         random_state.restore(own)
-    return address.step
+    return source
 
 
-def _load(files: Files, address: Address, manifest: Manifest, flat: Flat, where: str, *, strict: bool) -> Flat:
+def _load(source: Source, flat: Flat, *, strict: bool) -> Flat:
     """Return what the state wants of the checkpoint: boxes of tensors that fit, and values."""
     wanted = flat.tensors.keys() | flat.values.keys()
-    there = _names(manifest)
-    if strict and wanted - there:
+    there = _names(source) - source.lost.keys()
+    if strict:
         complaints = [
-            *_listed("missing in the checkpoint", wanted - there),
+            *_listed("missing in the checkpoint", wanted - there - source.lost.keys() - _tied(flat, there)),
+            *_listed("there, but cannot be read", wanted & source.lost.keys()),
             *_listed("not in the state", there - wanted),
         ]
-        raise Unusable(f"{where}: {'; '.join(complaints)} (strict=False leaves them alone)")
+        if complaints:
+            raise Unusable(f"{source.where}: {'; '.join(complaints)} (strict=False leaves them alone)")
     boxes = {name: held(name, tensor) for name, tensor in flat.tensors.items() if name in there}
     values = {name for name in flat.values if name in there}
-    differing = _listed("a tensor here, a value there", boxes.keys() & manifest.values.keys())
-    differing += _listed("a value here, a tensor there", values & manifest.tensors.keys())
-    both = {name: box for name, box in boxes.items() if name in manifest.tensors}
-    differing += _shortened([text for name, box in both.items() if (text := _misfit(name, box, manifest))])
+    differing = _listed("a tensor here, a value there", boxes.keys() & source.values.keys())
+    differing += _listed("a value here, a tensor there", values & source.tensors.keys())
+    both = {name: box for name, box in boxes.items() if name in source.tensors}
+    differing += _shortened([text for name, box in both.items() if (text := _misfit(name, box, source))])
     if differing:
-        raise Unusable(f"{where}: {'; '.join(differing)}")
+        raise Unusable(f"{source.where}: {'; '.join(differing)}")
     names = list(boxes)
-    tensors = load(files, address, manifest, [Wanted(name, boxes[name].region) for name in names])
+    tensors = gather(source.tensors, source.reader, [Wanted(name, boxes[name].region) for name in names])
     return Flat(
         dict(zip(names, tensors, strict=True)),
-        {name: from_json(manifest.values[name], name) for name in values},
+        {name: from_json(source.values[name], name) for name in values},
     )
 
 
@@ -114,20 +147,35 @@ def _keep_own_groups(state: State, flat: Flat, loaded: Flat) -> None:
                     loaded.values.pop(key, None)
 
 
-def _names(manifest: Manifest) -> set[str]:
-    return {name for name in manifest.tensors.keys() | manifest.values.keys() if not is_reserved(name)}
+def _names(source: Source) -> set[str]:
+    found = source.tensors.keys() | source.values.keys() | source.lost.keys()
+    return {name for name in found if not is_reserved(name)}
 
 
-def _random_state(files: Files, address: Address, manifest: Manifest, ranks: Ranks) -> random_state.State | None:
+def _tied(flat: Flat, there: set[str]) -> set[str]:
+    """Return the names of tensors that are also in the checkpoint under another name, as tied weights may be."""
+    filled = {_memory(tensor) for name, tensor in flat.tensors.items() if name in there}
+    return {name for name, tensor in flat.tensors.items() if name not in there and _memory(tensor) in filled}
+
+
+def _memory(tensor: torch.Tensor) -> object:
+    local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    if not local.numel():
+        return id(tensor)
+    return local.data_ptr(), local.dtype, tuple(local.shape), local.stride()
+
+
+def _random_state(source: Source, ranks: Ranks) -> random_state.State | None:
     """Return what this rank has saved of its random number generators, when there were as many ranks as now."""
     prefix = f"ranks.{ranks.rank}.random."
-    if manifest.world != ranks.world or f"{prefix}python" not in manifest.values:
+    if source.world != ranks.world or f"{prefix}python" not in source.values:
         return None
-    names = [name for name in manifest.tensors if name.startswith(prefix)]
-    tensors = load(files, address, manifest, [Wanted(name, _whole(manifest, name)) for name in names])
+    names = [name for name in source.tensors if name.startswith(prefix)]
+    wanted = [Wanted(name, Region.whole(source.tensors[name].shape)) for name in names]
+    tensors = gather(source.tensors, source.reader, wanted)
     tree: random_state.State = {}
     leaves: dict[str, object] = dict(zip(names, tensors, strict=True))
-    leaves |= {name: from_json(value, name) for name, value in manifest.values.items() if name.startswith(prefix)}
+    leaves |= {name: from_json(value, name) for name, value in source.values.items() if name.startswith(prefix)}
     for name, leaf in leaves.items():
         *path, last = name.removeprefix(prefix).split(".")
         place = tree
@@ -137,12 +185,8 @@ def _random_state(files: Files, address: Address, manifest: Manifest, ranks: Ran
     return tree
 
 
-def _whole(manifest: Manifest, name: str) -> Region:
-    return Region.whole(manifest.tensors[name].shape)
-
-
-def _misfit(name: str, box: Held, manifest: Manifest) -> str | None:
-    saved = manifest.tensors[name]
+def _misfit(name: str, box: Held, source: Source) -> str | None:
+    saved = source.tensors[name]
     if (saved.dtype, saved.shape) == (box.dtype, box.shape):
         return None
     return f"{name} is {box.dtype} {list(box.shape)} here and {saved.dtype} {list(saved.shape)} there"

@@ -7,13 +7,13 @@ second copy of everything, and does not sync. Tests read the files with ``safete
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from tlaunch.checkpoint.checksum import crc32
 from tlaunch.checkpoint.dtypes import BYTES
-from tlaunch.checkpoint.files import Files
+from tlaunch.checkpoint.files import Buffer, Files
 from tlaunch.checkpoint.manifest import BLOCK, File, Slice, Tensor
 from tlaunch.checkpoint.region import Region
 
@@ -104,9 +104,14 @@ def write_file(files: Files, folder: str, name: str, *buffers: bytes | memoryvie
     Raises:
         OSError: the file system failed; nothing stands under the name.
     """
+    return write_chunks(files, folder, name, buffers)
+
+
+def write_chunks(files: Files, folder: str, name: str, chunks: Iterable[Buffer]) -> File:
+    """Do the same with bytes that come to be while they are written."""
     sums = Sums()
-    files.write(f"{folder}/{name}", sums.through(*buffers))
-    return File(name, sum(len(buffer) for buffer in buffers), sums.blocks)
+    files.write(f"{folder}/{name}", sums.through(chunks))
+    return File(name, sums.size, sums.blocks)
 
 
 class Sums:
@@ -122,7 +127,12 @@ class Sums:
         """CRC-32 of each ``BLOCK`` bytes that have gone by, the last of which may be fewer."""
         return (*self._blocks, self._crc) if self._size % BLOCK else tuple(self._blocks)
 
-    def through(self, *buffers: bytes | memoryview) -> Iterator[memoryview]:
+    @property
+    def size(self) -> int:
+        """How many bytes have gone by."""
+        return self._size
+
+    def through(self, buffers: Iterable[Buffer]) -> Iterator[memoryview]:
         """Yield the buffers in pieces that end where multiples of ``_AT_ONCE`` do."""
         for buffer in buffers:
             rest = memoryview(buffer).cast("B")

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
 
+from tlaunch.checkpoint.comparing import Difference
 from tlaunch.checkpoint.layout import Address, is_reserved
 from tlaunch.checkpoint.manifest import Manifest
 from tlaunch.checkpoint.values import Json
@@ -65,6 +67,16 @@ def details(manifest: Manifest) -> RenderableType:
     return Group(facts, "", tensors, "", values)
 
 
+def differences(found: Sequence[Difference]) -> RenderableType:
+    """Show what differs between two checkpoints."""
+    shown = Table(box=None, pad_edge=False)
+    for name in ("name", "differs in", "first", "second"):
+        shown.add_column(name, overflow="fold")
+    for each in found:
+        shown.add_row(*(escape(_cut(text)) for text in (each.name, each.what, each.first, each.second)))
+    return shown
+
+
 def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield "step", str(manifest.step)
     yield "generation", str(manifest.generation)
@@ -77,5 +89,8 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
 
 
 def _short(value: Json) -> str:
-    text = repr(value)
+    return _cut(repr(value))
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."

@@ -12,7 +12,7 @@ import typer
 from typer.main import get_command
 
 from tlaunch.errors import InputError
-from tlaunch.launcher.cli import checkpoint, discover, options, topology
+from tlaunch.launcher.cli import checkpoint, compare, convert, discover, options, topology
 from tlaunch.launcher.cli.flags import Flag, flags_of, read_words
 from tlaunch.launcher.cli.nearest import did_you_mean
 
@@ -72,14 +72,18 @@ def _everything() -> typer.Typer:
     summary = "Show what each source says about where nodes are, and what wins."
     _add(machines, "discover", discover.DiscoverOptions, "discover", summary, module="discover")
     app.add_typer(machines, name="topology")
-    saved = _typer(help="Look at checkpoints, check them, and remove old ones.")
-    for name, cls, summary in (
-        ("ls", checkpoint.ListOptions, "List the checkpoints of a job."),
-        ("show", checkpoint.ShowOptions, "Show what a checkpoint holds."),
-        ("verify", checkpoint.VerifyOptions, "Compare every byte with its checksum."),
-        ("prune", checkpoint.PruneOptions, "Remove old checkpoints."),
+    saved = _typer(help="Look at checkpoints, check and compare them, exchange them with others, and remove old ones.")
+    for name, module, cls, summary in (
+        ("ls", checkpoint, checkpoint.ListOptions, "List the checkpoints of a job."),
+        ("show", checkpoint, checkpoint.ShowOptions, "Show what a checkpoint holds."),
+        ("verify", checkpoint, checkpoint.VerifyOptions, "Compare every byte with its checksum."),
+        ("diff", compare, compare.DiffOptions, "Show what differs between two checkpoints."),
+        ("export", convert, convert.ExportOptions, "Write a model as transformers and safetensors load it."),
+        ("import", convert, convert.ImportOptions, "Make a checkpoint of what torch or Hugging Face has written."),
+        ("prune", checkpoint, checkpoint.PruneOptions, "Remove old checkpoints."),
     ):
-        _add(saved, name, cls, name, summary, module="checkpoint")
+        function = "import_" if name == "import" else name
+        _add(saved, name, cls, function, summary, module=module.__name__.rpartition(".")[2])
     app.add_typer(saved, name="checkpoint")
     return app
 

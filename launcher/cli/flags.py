@@ -54,7 +54,8 @@ def choice(*names: str) -> Reader:
 class Flag:
     """One option. ``name`` is spelled as on the command line, a word without dashes takes its place by position.
 
-    ``metavar`` stands for the value; without one the flag is a switch. ``many``: takes all the words that are left.
+    ``metavar`` stands for the value; without one the flag is a switch. ``many``: a word takes all that are left,
+    a flag may be given several times.
     ``in_file``: may stand in a configuration file, under its name without dashes.
     """
 
@@ -82,6 +83,11 @@ def flag(
     """Declare a field that a flag sets; it is ``None`` unless given."""
     declared = Flag(name, explanation, metavar, read, panel, in_file=in_file)
     return dataclasses.field(default=None, metadata={_KEY: declared})
+
+
+def several(name: str, metavar: str, explanation: str, read: Reader = text) -> Any:  # noqa: ANN401  as above
+    """Declare a field that a flag adds to, each time that it is given."""
+    return dataclasses.field(default=(), metadata={_KEY: Flag(name, explanation, metavar, read, many=True)})
 
 
 def switch(name: str, explanation: str, *, panel: str | None = None, in_file: bool = False) -> Any:  # noqa: ANN401  as above
@@ -120,9 +126,9 @@ def read_words(cls: type[T], words: Mapping[str, Any]) -> T:
 def _value(declared: Flag, word: str | bool | list[str]) -> object:  # noqa: FBT001  a switch's word is a bool
     if isinstance(word, bool):
         return word
-    if isinstance(word, list):
+    if isinstance(word, list) and declared.is_positional:
         return tuple(word)
     try:
-        return declared.read(word)
+        return tuple(map(declared.read, word)) if isinstance(word, list) else declared.read(word)
     except ValueError as error:
         raise InputError(f"{declared.name}: expected {error}, got {word!r}") from None

@@ -1,0 +1,126 @@
+"""Finding out what lies at a path: a checkpoint of ours, of ``torch.distributed.checkpoint``, or of Hugging Face."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+from tlaunch.checkpoint import catalog, huggingface
+from tlaunch.checkpoint.errors import Unusable
+from tlaunch.checkpoint.files import Files, why
+from tlaunch.checkpoint.layout import MANIFEST, Address, address_of
+from tlaunch.checkpoint.places import open_files
+from tlaunch.checkpoint.reading import ShardReader
+from tlaunch.checkpoint.source import Source
+
+_METADATA = ".metadata"
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """Where a checkpoint lies, so that all ranks read the same. ``address``: one of ours; ``file``: a single file."""
+
+    root: str
+    kind: Literal["own", "dcp", "huggingface"]
+    address: Address | None = None
+    file: str | None = None
+
+
+def locate(path: str | os.PathLike[str], step: int | None = None) -> Spot:
+    """Say what lies at a path: of our checkpoints the newest, or that of ``step``.
+
+    Raises:
+        Unusable: there is nothing that can be read.
+    """
+    files = open_files(path)
+    above, _, last = files.root.rpartition("/")
+    if last.endswith(huggingface.SUFFIX):
+        return _stepless(_file(above or "/", last), step, files.root)
+    try:
+        names = files.names()
+    except OSError as error:
+        raise why(error, "looking for a checkpoint", files.root) from error
+    address = address_of(last)
+    if address is not None:  # one of ours, named by its own folder
+        if MANIFEST not in names:
+            raise Unusable(f"{files.root}: this checkpoint was never committed")
+        return _stepless(Spot(above or "/", "own", address), step, files.root)
+    found = catalog.find(files, step) if any(address_of(name) for name in names) else None
+    if found is not None:
+        return Spot(files.root, "own", found)
+    if _METADATA in names:
+        return _stepless(Spot(files.root, "dcp"), step, files.root)
+    if huggingface.model_files(names):
+        return _stepless(Spot(files.root, "huggingface"), step, files.root)
+    raise Unusable(f"{files.root}: {_nothing(names)}")
+
+
+def _file(folder: str, name: str) -> Spot:
+    try:
+        open_files(folder).size(name)
+    except OSError as error:
+        raise Unusable(f"{folder}/{name}: expected a safetensors file: {error.strerror or error}") from None
+    return Spot(folder, "huggingface", file=name)
+
+
+def _stepless(spot: Spot, step: int | None, where: str) -> Spot:
+    if step is not None:
+        raise Unusable(f"{where}: is one checkpoint; a step ({step}) can be asked for where a job saves several")
+    return spot
+
+
+def _nothing(names: list[str]) -> str:
+    if any(name.endswith(".distcp") for name in names):
+        return f"has files of torch.distributed.checkpoint, but no {_METADATA}: it was not finished"
+    pickles = [name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt"))]
+    if pickles:
+        return f"holds pickles ({pickles[0]}); expected safetensors files, .metadata, or a path that a job saves to"
+    return (
+        "there is no checkpoint; expected a path that a job saves to, a directory of torch.distributed.checkpoint, "
+        "or safetensors files"
+    )
+
+
+def open_spot(spot: Spot) -> Source:
+    """Open what :func:`locate` has found.
+
+    Raises:
+        Damaged: it is not what was written.
+        Unusable: it is of a newer version, or holds what cannot be read.
+    """
+    files = open_files(spot.root)
+    if spot.address is not None:
+        return open_own(files, spot.address)
+    if spot.kind == "dcp":
+        from tlaunch.checkpoint.distcp import open_dcp  # loads torch
+
+        return open_dcp(files)
+    return huggingface.open_file(files, spot.file) if spot.file else huggingface.open_directory(files)
+
+
+def open_source(path: str | os.PathLike[str], step: int | None = None) -> Source:
+    """Open what lies at a path: of our checkpoints the newest, or that of ``step``.
+
+    Raises:
+        CheckpointError: as :func:`locate` and :func:`open_spot`.
+    """
+    return open_spot(locate(path, step))
+
+
+def open_own(files: Files, address: Address) -> Source:
+    """Open one of our committed checkpoints.
+
+    Raises:
+        Damaged: its manifest is not what was written.
+    """
+    manifest = catalog.manifest_of(files, address)
+    return Source(
+        where=f"{files.root}/{address.folder}",
+        tensors=manifest.tensors,
+        reader=lambda: ShardReader(files, address, manifest),
+        values=manifest.values,
+        files=manifest.files,
+        step=manifest.step,
+        world=manifest.world,
+    )
