@@ -7,9 +7,9 @@ nothing runs that a file names, and torch is not loaded.
 
 from __future__ import annotations
 
-import collections
 import io
 import pickle
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from tlaunch.checkpoint import dtypes
@@ -117,6 +117,6 @@ def sizes(value: Anything, where: str) -> tuple[int, ...]:
     Raises:
         Unusable: it is none.
     """
-    if not isinstance(value, collections.abc.Sequence) or any(type(size) is not int or size < 0 for size in value):
+    if not isinstance(value, Sequence) or any(type(size) is not int or size < 0 for size in value):
         raise Unusable(f"{where}: expected sizes, found {value!r:.60}")
     return tuple(value)
