@@ -28,7 +28,8 @@ def launched(launcher: str, *arguments: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_saved_on_three_ranks_and_restored_on_two(tmp_path: Path) -> None:
+def test_saved_on_three_ranks_and_restored_on_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))  # where tlaunch notes which jobs run
     folder = str(tmp_path / "run")
     assert "3 ranks go on after step 0\nstep 10: loss" in under_torchrun(3, folder, "--steps", "10")
     nodes = ("--nodes", "2", "--gpus-per-node", "1", "--log-dir", str(tmp_path / "logs"))
