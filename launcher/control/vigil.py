@@ -42,7 +42,7 @@ WORKING = 0.01
 """The share of time from which on a main thread counts as computing. To look for news now and then takes less."""
 
 WAITING = 5
-"""So often between two looks a main thread waits that is at work; being asked for its stack makes it wait once."""
+"""So often in all a main thread waits that is at work: once or twice in a step, which may take long."""
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _LONGEST_DUMP = 1 << 16
@@ -91,34 +91,37 @@ def sample(pid: int, files: RankFiles, now: float) -> Sample | None:
 
 @dataclass(slots=True)
 class _Watch:
-    """What is known of a rank: how it was last, since when it stands still, and for how many ``quiet`` looks."""
+    """What is known of a rank: how it was when it last got further, ``since`` when, and for how many looks it is quiet.
+
+    It is compared with that moment, not with the last look: of a long step there may be little to see between two.
+    """
 
     rank: Running
-    last: Sample | None
+    moved: Sample | None
     since: float
     quiet: int = 0
     stack: Stack = ()
 
     def look(self, now: float) -> None:
         """Look whether the rank has got any further."""
-        before, self.last = self.last, sample(self.rank.process.pid, self.rank.files, now)
-        if self.last is None or before is None or self.rank.process.stopped or self.last.follows(before):
-            self._restart(now)
+        found = sample(self.rank.process.pid, self.rank.files, now)
+        if found is None or self.moved is None or self.rank.process.stopped or found.follows(self.moved):
+            self._restart(found, now)
             return
         self.quiet += 1
-        asked = self.quiet > ASKED and self.last.answers
+        asked = self.quiet > ASKED and found.answers
         stack = self._read() if asked else ()
         if stack and self.stack and stack != self.stack:
-            self._restart(now)
+            self._restart(found, now)
             return
         self.stack = stack or self.stack
-        if self.quiet >= ASKED and self.last.answers:
+        if self.quiet >= ASKED and found.answers:
             with contextlib.suppress(OSError):
                 os.truncate(self.rank.files.stack, 0)
             self.rank.process.signal_alone(STACK_SIGNAL)
 
-    def _restart(self, now: float) -> None:
-        self.since, self.quiet, self.stack = now, 0, ()
+    def _restart(self, found: Sample | None, now: float) -> None:
+        self.moved, self.since, self.quiet, self.stack = found, now, 0, ()
 
     def _read(self) -> Stack:
         try:

@@ -163,6 +163,20 @@ def test_a_stack_that_changes_is_a_sign_of_life(job: Job) -> None:
     assert job.told[0][3].place == "<string>:10 in two"
 
 
+def test_what_happens_in_a_long_step_adds_up(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank that always computes, is always found in the same place, and waits once between two looks."""
+    found = STILL
+
+    def one(pid: int, files: RankFiles, now: float) -> Sample:
+        nonlocal found
+        found = replace(found, at=now, cpu=found.cpu + 0.9, waits=found.waits + 1)
+        return found
+
+    monkeypatch.setattr("tlaunch.launcher.control.vigil.sample", one)
+    job.look(5 * LOOKS)
+    assert job.told == []
+
+
 def test_nobody_is_asked_who_is_at_work_or_was_stopped_or_is_new(job: Job) -> None:
     for _ in range(3 * LOOKS):
         with Path(job.rank.files.out).open("a") as out:
