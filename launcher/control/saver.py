@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 
 SCRATCH = "tlaunch-save-"
 
+PREFIX = "s"
+"""What the name of a socket begins with; its agent's pid follows."""
+
 
 class NodeSaver:
     """What an agent has of its saver.
@@ -43,9 +46,9 @@ class NodeSaver:
         if folder is None:
             self._scratch = Scratch(SCRATCH)
             folder = self._scratch.path
-        self.path = str(folder / f"s{os.getpid()}")
+        _sweep(folder)
+        self.path = str(folder / f"{PREFIX}{os.getpid()}")
         """Where ranks connect."""
-        tidy(self.path)  # of an agent that was killed and had the same pid
         self._listener = listen(self.path)
         self._lifeline, self._held = os.pipe2(os.O_CLOEXEC)
         self._lives = Lives()
@@ -116,6 +119,14 @@ class NodeSaver:
         if self._listener.fileno() >= 0:
             asyncio.get_running_loop().remove_reader(self._listener)
         self._listener.close()
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the sockets of agents that were killed. Their ranks are gone with them, so nobody connects there."""
+    for left in folder.glob(f"{PREFIX}*"):
+        pid = left.name.removeprefix(PREFIX).partition(".")[0]
+        if pid.isdigit() and (int(pid) == os.getpid() or not Path("/proc", pid).exists()):
+            tidy(str(folder / f"{PREFIX}{pid}"))
 
 
 def _opened(log_file: Path) -> IO[bytes]:

@@ -55,6 +55,10 @@ async def lost(sock: socket.socket) -> None:
         assert await asyncio.to_thread(receive, sock) is None
 
 
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
 def savers() -> list[psutil.Process]:
     return [child for child in psutil.Process().children() if "tlaunch.checkpoint.saver" in child.cmdline()]
 
@@ -109,3 +113,15 @@ async def test_a_full_log_directory_is_no_reason_not_to_save(tmp_path: Path) -> 
     saver.open()
     (await connect(saver)).close()
     await saver.end()
+
+
+async def test_what_a_killed_agent_has_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    gone = await asyncio.create_subprocess_exec("true")
+    await gone.wait()
+    kept = {"s1", "socket", "zygote"}  # process 1 lives
+    for name in {f"s{gone.pid}", f"s{gone.pid}.started", f"s{os.getpid()}", *kept}:
+        (tmp_path / name).touch()
+    saver = NodeSaver(dict(os.environ), tmp_path / "agents" / "saver.log", Timing(), tmp_path)
+    assert names(tmp_path) == {f"s{os.getpid()}", *kept}
+    await saver.end()
+    assert names(tmp_path) == kept
