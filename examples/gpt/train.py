@@ -26,15 +26,16 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import checkpoint
 import torch
 import torch.distributed as dist
-from data import Corpus, share
-from model import GPT, GPTConfig
 from torch import Tensor
 from torch.distributed.elastic.multiprocessing.errors import record
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
+
+import checkpoint
+from data import Corpus, share
+from model import GPT, GPTConfig
 
 _WARM_UP_STEPS = 10
 _COLLECTIVE_TIMEOUT = timedelta(minutes=5)
