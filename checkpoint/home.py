@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -24,6 +26,9 @@ LIVES = 5
 
 YOUNG = 600.0
 """Seconds. When a saver that has lived longer dies, that is an accident, and the count begins anew."""
+
+CLOSING = 60.0
+"""Seconds that a saver has to end when all trainers have left and everything is committed or has failed."""
 
 BACKLOG = 1024
 
@@ -139,7 +144,11 @@ class SaverHome:
         """Wait for the saver's end, which comes when all trainers have left and everything is written."""
         self._closing.set()
         if self._keeper is not None:
-            self._keeper.join()
+            self._keeper.join(CLOSING)
+            if self._keeper.is_alive():
+                log.error("the saver process %d does not end within %g s, and is killed", self.pid, CLOSING)
+                os.kill(self.pid, signal.SIGKILL)
+                self._keeper.join(CLOSING)  # one that a disk holds up does not even die
         self._listener.close()
         with contextlib.suppress(OSError):
             Path(self.path).unlink()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
+import select
 import socket
 import threading
 from collections.abc import Callable
@@ -42,9 +44,12 @@ def settle(path: str, root: str) -> None:
 
 
 class Link:
-    """One connection. ``told`` is called in a thread of its own with each answer, and with ``None`` at the end."""
+    """One connection. ``told`` is called in a thread of its own with each answer, and with ``None`` at the end.
 
-    def __init__(self, path: str, told: Callable[[Node | None], None]) -> None:
+    ``silent`` is called there when nothing comes, and returns after how many more seconds it shall be called again.
+    """
+
+    def __init__(self, path: str, told: Callable[[Node | None], None], silent: Callable[[], float]) -> None:
         """Connect.
 
         Raises:
@@ -61,6 +66,7 @@ class Link:
             raise CheckpointError(f"the saver at {path} cannot be reached: {error}") from error
         self._sock.settimeout(None)
         self._told = told
+        self._silent = silent
         self.alive = True
         """Whether the saver still listens, as far as is known."""
         self._thread = threading.Thread(target=self._listen, name="checkpoint answers", daemon=True)
@@ -98,7 +104,7 @@ class Link:
 
     def _listen(self) -> None:
         try:
-            while (received := receive(self._sock)) is not None:
+            while (received := self._next()) is not None:
                 message, fd = received
                 if fd is not None:
                     os.close(fd)
@@ -107,3 +113,10 @@ class Link:
             pass  # the same as its end
         self.alive = False
         self._told(None)
+
+    def _next(self) -> tuple[Node, int | None] | None:
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        while not poll.poll(math.ceil(self._silent() * 1000)):
+            pass
+        return receive(self._sock)

@@ -28,6 +28,10 @@ LONG = 1.0
 """Seconds of waiting for a free arena from which on they are worth a line."""
 
 
+STALLED = 1800.0
+"""Seconds without a word from a saver that owes one, after which nothing is saved any more. That is enough to write
+hundreds of gigabytes to a slow disk, and longer than a saver waits for other ranks."""
+
 TRIES = 2
 """How many savers a step is given to: one may die by accident, of two it may be the cause."""
 
@@ -71,6 +75,9 @@ class Saving:
         self._futures: dict[int, Future[bool]] = {}
         self._orders: dict[int, _Order] = {}
         self._link: Link | None = None
+        self._heard = time.monotonic()
+        """When the saver last said anything, or began to owe an answer."""
+        self._stalled: str | None = None
 
     def resize(self, size: int) -> None:
         """See to arenas of at least so many bytes. Waits until those that are too small have been written.
@@ -107,19 +114,23 @@ class Saving:
         return sum(buffer.arena.size for buffer in self._buffers)
 
     def free_buffer(self, *, wait: bool) -> Buffer | None:
-        """Return an arena to fill; ``None`` when all are in use and we don't wait."""
+        """Return an arena to fill; ``None`` when all are in use and we don't wait.
+
+        Raises:
+            CheckpointError: the saver does not do anything any more.
+        """
         since = time.monotonic()
         with self._changed:
-            while True:
-                for buffer in self._buffers:
-                    if not buffer.busy:
-                        buffer.busy = True
-                        if (waited := time.monotonic() - since) > LONG:
-                            log.warning("waited %.1f s until a checkpoint before was written", waited)
-                        return buffer
-                if not wait:
-                    return None
-                self._changed.wait()
+            if wait:
+                self._wait_until(lambda: not all(buffer.busy for buffer in self._buffers))
+            if (waited := time.monotonic() - since) > LONG:
+                log.warning("waited %.1f s until a checkpoint before was written", waited)
+            free = None if self._stalled else next((buffer for buffer in self._buffers if not buffer.busy), None)
+            if free is not None:
+                free.busy = True
+            elif self._stalled:
+                raise CheckpointError(self._stalled)
+            return free
 
     def free(self, buffer: Buffer) -> None:
         """Take back an arena."""
@@ -165,6 +176,8 @@ class Saving:
                 self.settle(step, CheckpointError(f"step {step} is not saved: {error}"))
                 return
             with self._changed:
+                if not self._orders:
+                    self._heard = time.monotonic()
                 self._orders[step] = order
             self._deliver(step)
 
@@ -216,14 +229,36 @@ class Saving:
             future.set_exception(error)
 
     def wait_written(self) -> None:
-        """Wait until no arena is in use."""
+        """Wait until no arena is in use.
+
+        Raises:
+            CheckpointError: the saver does not do anything any more.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: not any(buffer.busy for buffer in self._buffers))
+            self._wait_until(lambda: not any(buffer.busy for buffer in self._buffers))
+        if self._stalled:
+            raise CheckpointError(self._stalled)
 
     def wait(self) -> None:
         """Wait until every step is committed or has failed. What takes too long, the saver gives up."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._futures)
+            self._wait_until(lambda: not self._futures)
+
+    def _wait_until(self, reached: Callable[[], bool]) -> None:
+        self._changed.wait_for(lambda: reached() or self._stalled is not None)
+
+    def _on_silence(self) -> float:
+        """Give up on a saver that has owed an answer for too long; return how long it may be silent from now on."""
+        with self._changed:
+            left = self._heard + STALLED - time.monotonic()
+            if self._stalled or not self._orders or left > 0:
+                return left if self._orders and left > 0 else STALLED
+            # It may wake and read the arenas, so that they cannot be used again.
+            self._stalled = f"the saver process has said nothing for {STALLED:g} s: nothing is saved any more"
+            owed = tuple(self._futures)
+        for step in owed:
+            self.settle(step, CheckpointError(f"step {step} may not have been saved: {self._stalled}"))
+        return STALLED
 
     def close(self) -> None:
         """Leave the saver, which finishes what it was given."""
@@ -243,14 +278,14 @@ class Saving:
             if self._link is not None:
                 self._link.close()
                 self._link = None
-            link = Link(self._connect(), self._on_answer)
+            link = Link(self._connect(), self._on_answer, self._on_silence)
             try:
                 link.say(self._opening)
                 self._introduce(link)
             except CheckpointError:
                 link.close()
                 raise
-            self._link = link
+            self._link, self._heard = link, time.monotonic()
             return link
 
     def _introduce(self, link: Link) -> None:
@@ -261,6 +296,7 @@ class Saving:
         if answer is None:
             self._on_lost()
             return
+        self._heard = time.monotonic()
         did, step = answer.at("did").text(), answer.at("step").number()
         if answer.at("arena").value is not None:
             self._on_written(step)

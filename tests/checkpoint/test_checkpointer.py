@@ -264,6 +264,25 @@ def test_a_step_that_kills_every_saver_fails_alone(
     assert "step 1 may not have been saved" in caplog.text
 
 
+def test_a_saver_that_stays_stopped_holds_nobody_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("tlaunch.checkpoint.saving.STALLED", 2.0)
+    monkeypatch.setattr("tlaunch.checkpoint.home.CLOSING", 0.2)
+    with Checkpointer(tmp_path) as checkpointer:
+        assert checkpointer.save(1, {"x": 1}).result(WITHIN)
+        os.kill(saver_of(checkpointer), signal.SIGSTOP)
+        futures = [checkpointer.save(step, {"x": step}) for step in (2, 3, 4)]  # the last waits for a buffer
+        checkpointer.wait()
+        for future in futures:
+            with pytest.raises(CheckpointError, match="the saver process has said nothing for 2 s: nothing is saved"):
+                future.result(0)
+        with pytest.raises(CheckpointError, match="nothing is saved any more"):
+            checkpointer.save(5, {"x": 5}).result(0)
+    assert "is killed" in caplog.text
+    assert [address.step for address in committed(LocalFiles(tmp_path))] == [1]
+
+
 def test_without_a_saver_the_training_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
