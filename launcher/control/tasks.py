@@ -26,12 +26,14 @@ async def until_first(main: Coroutine[Any, Any, None], *others: Coroutine[Any, A
 
 async def changed(mirror: Mirror | Reader, beside: asyncio.Task[None] | None) -> None:
     """Wait for news; should the task beside fail meanwhile, raise what it failed with."""
+    if beside is None:
+        await mirror.changed(None)
+        return
     news = asyncio.ensure_future(mirror.changed(None))
     try:
-        if beside is not None:
-            await asyncio.wait([news, beside], return_when=asyncio.FIRST_COMPLETED)
-            if beside.done():
-                beside.result()
+        await asyncio.wait([news, beside], return_when=asyncio.FIRST_COMPLETED)
+        if beside.done():
+            beside.result()
         await news
     finally:
         news.cancel()

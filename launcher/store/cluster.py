@@ -57,9 +57,9 @@ class Member:
         self.channel = open_channel(target, name, (pem.ca, pem.key, pem.cert) if pem else None)
 
     @property
-    def connected(self) -> bool:
-        """Whether there is a connection, with TLS where it is asked for."""
-        return self.channel.get_state() is Connectivity.READY
+    def connected(self) -> bool | None:
+        """Whether there is a connection, with TLS where it is asked for; ``None`` while the first is being made."""
+        return {Connectivity.READY: True, Connectivity.TRANSIENT_FAILURE: False}.get(self.channel.get_state())
 
     def answered(self, asked: float) -> None:
         """Note that a request sent at ``asked`` has just been answered."""

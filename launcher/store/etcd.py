@@ -85,11 +85,14 @@ async def _connect(
         await session.cluster.resolve(timeout)
         greeting = asyncio.create_task(first(store, max(_FIRST_TRY, deadline - time.monotonic())))
         try:
-            await asyncio.wait({greeting}, timeout=_FIRST_TRY)
-            # Either nobody is there yet, and it is worth while to wait, or TLS cannot work, and it is not.
-            # Unless a member is connected: then it is only busy.
-            waiting = not greeting.done() and not session.cluster.first.connected
-            if waiting and (reason := await tls.why_refused(endpoints, _FIRST_TRY)):
+            connected: bool | None = None
+            while connected is None and not greeting.done():
+                await asyncio.wait({greeting}, timeout=_FIRST_TRY)
+                connected = session.cluster.first.connected
+            # A member that is connected is only busy, and so is one with which a connection is still being made. Where
+            # that has failed, nobody is there yet, and it is worth while to wait, or TLS cannot work, and it is not.
+            failed = connected is False and not greeting.done()
+            if failed and (reason := await tls.why_refused(endpoints, _FIRST_TRY)):
                 raise StoreRefused(reason)
             answer = await greeting
         finally:

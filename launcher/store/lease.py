@@ -13,6 +13,7 @@ import asyncio
 import itertools
 import random
 import time
+from collections.abc import Iterator
 
 from tlaunch.launcher.store.cluster import Member
 from tlaunch.launcher.store.outcomes import Outcome, brief, outcome
@@ -22,6 +23,15 @@ from tlaunch.launcher.store.session import ATTEMPT, NotDone, Session
 
 _PAUSE = 0.1
 _REVOKE_WITHIN = 2.0
+
+
+def shares(chance: float) -> Iterator[float]:
+    """Return how much of a third of its time a lease waits before each keepalive: never more, so it stays as safe.
+
+    Many nodes start together, and should not renew together for ever. It is the second keepalive that comes early, by
+    up to half, as ``chance`` (from 0 to 1) has it: while they start, nodes have other things to ask for.
+    """
+    return itertools.chain((1.0, (1.0 + chance) / 2), itertools.repeat(1.0))
 
 
 class EtcdLease:
@@ -82,14 +92,11 @@ class EtcdLease:
 
     async def _keep(self) -> None:
         try:
-            # Many nodes start together: they should not renew together for ever.
-            early = random.uniform(0.5, 1.0)  # noqa: S311  not a secret
             async with asyncio.timeout(None) as validity:
-                while True:
+                for share in shares(random.random()):  # noqa: S311  not a secret
                     left = self._expires - time.monotonic()
                     validity.reschedule(asyncio.get_running_loop().time() + left)
-                    await asyncio.sleep(early * (left - self._ttl * 2 / 3))
-                    early = 1.0
+                    await asyncio.sleep(share * (left - self._ttl * 2 / 3))
                     await self._renew()
         except (TimeoutError, LeaseLost):
             self._lost.set()

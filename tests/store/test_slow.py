@@ -12,7 +12,7 @@ import pytest
 from tests.store.members import Members
 from tests.support.proxy import Proxy
 from tlaunch.launcher.control.timing import Timing
-from tlaunch.launcher.store import Endpoints, EtcdStore, Mirror, connect
+from tlaunch.launcher.store import Endpoints, EtcdStore, Mirror, connect, tls
 
 pytestmark = pytest.mark.usefixtures("shared_members")
 
@@ -58,3 +58,18 @@ async def test_a_watch_that_always_has_something_to_tell_is_in_contact(members: 
             await mirror.changed(0.3)
             assert mirror.in_contact_since == since
     await store.close()
+
+
+async def test_a_connection_that_takes_long_is_not_taken_for_one_that_fails(
+    members: Members, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suspected = []
+
+    async def why_refused(*given: object) -> None:
+        suspected.append(given)
+
+    monkeypatch.setattr(tls, "why_refused", why_refused)
+    with Proxy(members.members[0].host, DELAY) as proxy:
+        store = await connect(Endpoints((proxy.host,)))
+        await store.close()
+    assert not suspected, "a handshake to find out what is wrong, while nothing was"
