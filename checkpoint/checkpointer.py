@@ -222,7 +222,8 @@ class Checkpointer:
 
         Raises:
             Unusable: names, shapes or types differ; they are listed. Nothing was changed.
-            Damaged: bytes of the checkpoint have changed; the file is named. Nothing was changed.
+            Damaged: bytes of the checkpoint have changed; the file is named. Nothing was changed, unless it says that
+                the state is partly loaded: then they have changed while they were read.
         """
         self._guard.wait()
         self._saving.wait()

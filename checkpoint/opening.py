@@ -8,10 +8,10 @@ from typing import Literal
 
 from tlaunch.checkpoint import catalog, huggingface
 from tlaunch.checkpoint.errors import Unusable
-from tlaunch.checkpoint.files import Files, why
+from tlaunch.checkpoint.files import Files, LocalFiles, why
 from tlaunch.checkpoint.layout import MANIFEST, Address, address_of
 from tlaunch.checkpoint.places import open_files
-from tlaunch.checkpoint.reading import ShardReader
+from tlaunch.checkpoint.reading import ShardReader, Twice
 from tlaunch.checkpoint.source import Source
 
 _METADATA = ".metadata"
@@ -123,4 +123,5 @@ def open_own(files: Files, address: Address) -> Source:
         files=manifest.files,
         step=manifest.step,
         world=manifest.world,
+        twice=Twice(files, address, manifest) if isinstance(files, LocalFiles) else None,
     )

@@ -1,9 +1,11 @@
-"""Reading bytes of shards, none of which reaches the caller before its checksum was compared."""
+"""Reading bytes of shards, and comparing their checksums: before the caller gets them, or in a reading before that."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from tlaunch.checkpoint.checksum import crc32
 from tlaunch.checkpoint.errors import Damaged
@@ -13,6 +15,17 @@ from tlaunch.checkpoint.manifest import BLOCK, File, Manifest
 
 _KEPT = 4
 """Blocks that are remembered: neighbouring slices begin and end in the same ones."""
+
+Part: TypeAlias = tuple[int, int, int]
+"""Bytes of a block, or all of it: the file, and where they begin and end in it."""
+
+
+def parts(file: int, begin: int, end: int) -> Iterator[Part]:
+    """Cut bytes of a file where its blocks end."""
+    while begin < end:
+        stop = min(end, (begin // BLOCK + 1) * BLOCK)
+        yield file, begin, stop
+        begin = stop
 
 
 class ShardReader:
@@ -61,10 +74,16 @@ class ShardReader:
         return found[:size]
 
     def _read(self, file: int, block: int, out: memoryview) -> None:
+        begin = block * BLOCK
+        where = self._fetch(file, begin, out)
+        if crc32(out) != self._manifest.files[file].blocks[block]:
+            raise Damaged(f"{where}: bytes {begin} to {begin + len(out)} have changed: their checksum does not fit")
+
+    def _fetch(self, file: int, begin: int, out: memoryview) -> str:
+        """Read bytes as they are; returns the name of the file, for messages."""
         described: File = self._manifest.files[file]
         name = f"{self._address.folder}/{described.name}"
         where = f"{self._files.root}/{name}"
-        begin = block * BLOCK
         try:
             count = self._files.read_into(name, begin, out)
         except FileNotFoundError:
@@ -74,8 +93,69 @@ class ShardReader:
         self.bytes_read += count
         if count < len(out):
             raise Damaged(f"{where}: this shard ends after {begin + count} bytes, expected {described.size}")
-        if crc32(out) != described.blocks[block]:
-            raise Damaged(f"{where}: bytes {begin} to {begin + len(out)} have changed: their checksum does not fit")
+        return where
+
+
+class FirstReading(ShardReader):
+    """Reads blocks only to compare their checksums, through one small buffer."""
+
+    def __init__(self, files: Files, address: Address, manifest: Manifest) -> None:
+        super().__init__(files, address, manifest)
+        self._buffer = memoryview(bytearray(BLOCK))
+
+    def sums(self, wanted: Iterable[Part]) -> Iterator[tuple[Part, int]]:
+        """Compare the checksum of the block that all these parts lie in, and yield one for each part.
+
+        Raises:
+            Damaged: bytes have changed or are missing.
+        """
+        first, whole = 0, None
+        for file, begin, end in wanted:
+            if whole is None:
+                first = begin // BLOCK * BLOCK
+                whole = self._buffer[: min(BLOCK, self._manifest.files[file].size - first)]
+                self._read(file, first // BLOCK, whole)
+            yield (file, begin, end), crc32(whole[begin - first : end - first])
+
+
+class SecondReading(ShardReader):
+    """Reads what was read before, straight to where it belongs, and compares it with the first time's checksums."""
+
+    def __init__(self, files: Files, address: Address, manifest: Manifest, sums: Mapping[Part, int]) -> None:
+        super().__init__(files, address, manifest)
+        self._sums = sums
+
+    def fill(self, file: int, begin: int, out: memoryview) -> None:
+        """Fill ``out`` with bytes of a file whose parts were all among those of the first reading.
+
+        Raises:
+            Damaged: they have changed since, or are missing. Some of them are in ``out`` now.
+        """
+        for part in parts(file, begin, begin + len(out)):
+            _, at, stop = part
+            target = out[at - begin : stop - begin]
+            where = self._fetch(file, at, target)
+            if crc32(target) != self._sums[part]:
+                raise Damaged(f"{where}: bytes {at} to {stop} have changed while they were loaded")
+
+
+@dataclass(frozen=True, slots=True)
+class Twice:
+    """Reads a checkpoint that lies where reading it once more costs little. Each thread makes readers of its own."""
+
+    files: Files
+    address: Address
+    manifest: Manifest
+    sums: dict[Part, int] = field(default_factory=dict)
+    """Of what the first reading has found in order."""
+
+    def first(self) -> FirstReading:
+        """Return what compares checksums."""
+        return FirstReading(self.files, self.address, self.manifest)
+
+    def second(self) -> SecondReading:
+        """Return what reads to where the bytes belong."""
+        return SecondReading(self.files, self.address, self.manifest, self.sums)
 
 
 def verify(files: Files, address: Address, manifest: Manifest, told: Callable[[int], object] | None = None) -> int:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
@@ -18,15 +19,18 @@ from tlaunch.checkpoint.dtypes import BYTES, torch_name
 from tlaunch.checkpoint.files import Files
 from tlaunch.checkpoint.layout import Address
 from tlaunch.checkpoint.manifest import BLOCK, Manifest, Slice, Tensor
-from tlaunch.checkpoint.memory import memory_of
-from tlaunch.checkpoint.reading import ShardReader
+from tlaunch.checkpoint.memory import is_plain, memory_of
+from tlaunch.checkpoint.reading import FirstReading, Part, ShardReader, Twice, parts
 from tlaunch.checkpoint.region import Region
 from tlaunch.checkpoint.shard import Box
 from tlaunch.checkpoint.source import Reader
 
+T = TypeVar("T")
+R = TypeVar("R")
+
 _THREADS = 4
 """At least so many: while one waits for the disk, another compares checksums."""
-_AT_ONCE = 64 << 20
+_AT_ONCE = 16 << 20
 """Bytes that a thread reads in one go. Where these end, a block may be read by two threads."""
 _ALIGN = 64
 
@@ -63,30 +67,85 @@ def gather(
         Damaged: bytes have changed or are missing.
     """
     boxes = _room_for(tensors, wanted)
-    reads = [read for want, box in zip(wanted, boxes, strict=True) for read in _reads(tensors[want.name], want, box)]
+    fill(tensors, readers, wanted, boxes)
+    return boxes
+
+
+def fill(
+    tensors: Mapping[str, Tensor],
+    readers: Callable[[], Reader],
+    wanted: Sequence[Wanted],
+    boxes: Sequence[torch.Tensor],
+) -> None:
+    """Read each wanted box into a tensor of its shape and type, which may be anywhere and of any strides.
+
+    No two of them may share memory. Each thread makes a reader.
+
+    Raises:
+        Damaged: bytes have changed or are missing. Some of the tensors are changed.
+    """
+
+    def read(group: Sequence[_Read], reader: Reader) -> None:
+        for one in group:
+            one.do(reader)
+
+    elsewhere = {box.device for box in boxes if box.is_cuda}
+    for device in elsewhere:
+        torch.cuda.synchronize(device)
     # In the order of the file, so that blocks which several tensors share are read once.
-    groups = iter(_groups(sorted(reads, key=lambda read: (read.file, read.begin))))
+    _in_threads(list(_groups(_sorted_reads(tensors, wanted, boxes))), readers, read)
+    for device in elsewhere:
+        torch.cuda.synchronize(device)  # the threads' streams are not the caller's
+
+
+def check(tensors: Mapping[str, Tensor], twice: Twice, wanted: Sequence[Wanted], boxes: Sequence[torch.Tensor]) -> None:
+    """Read once what :func:`fill` will read with ``twice.second``, and compare all checksums. Changes no tensor.
+
+    Raises:
+        Damaged: bytes have changed or are missing.
+    """
+    blocks: dict[tuple[int, int], dict[Part, None]] = {}
+    for read in _sorted_reads(tensors, wanted, boxes):
+        for part in parts(read.file, read.begin, read.begin + read.size):
+            blocks.setdefault((read.file, part[1] // BLOCK), {})[part] = None
+
+    def compare(block: Sequence[Part], reader: FirstReading) -> None:
+        twice.sums.update(reader.sums(block))
+
+    _in_threads([list(block) for block in blocks.values()], twice.first, compare)
+
+
+def _sorted_reads(
+    tensors: Mapping[str, Tensor], wanted: Sequence[Wanted], boxes: Sequence[torch.Tensor]
+) -> list[_Read]:
+    reads = [read for want, box in zip(wanted, boxes, strict=True) for read in _reads(tensors[want.name], want, box)]
+    return sorted(reads, key=lambda read: (read.file, read.begin))
+
+
+def _in_threads(tasks: Sequence[T], readers: Callable[[], R], do: Callable[[T, R], None]) -> None:
+    """Have some threads, each with a reader, take one task after the other. The first failure ends it."""
+    left = iter(tasks)
     lock = threading.Lock()
 
     def work(_: int) -> None:
         reader = readers()
         while True:
             with lock:
-                group = next(groups, None)
-            if group is None:
+                task = next(left, None)
+            if task is None:
                 return
             try:
-                for read in group:
-                    read.do(reader)
+                do(task, reader)
             except BaseException:
                 with lock:
-                    list(groups)  # the others need not go on
+                    list(left)  # the others need not go on
                 raise
 
-    threads = max(_THREADS, os.cpu_count() or 1)
+    threads = min(max(_THREADS, os.cpu_count() or 1), len(tasks))
+    if not threads:
+        return
     with ThreadPoolExecutor(threads, thread_name_prefix="checkpoint read") as pool:
         list(pool.map(work, range(threads)))
-    return boxes
 
 
 def _room_for(tensors: Mapping[str, Tensor], wanted: Sequence[Wanted]) -> list[torch.Tensor]:
@@ -129,7 +188,7 @@ def _reads(tensor: Tensor, want: Wanted, box: torch.Tensor) -> Iterator[_Read]:
         source, target = shared.relative_to(at.region), shared.relative_to(want.region)
         into = list(target.runs(want.region.shape))[:2]
         (first, count), *more = list(source.runs(at.region.shape))[:2]
-        if not more and len(into) == 1:
+        if not more and len(into) == 1 and is_plain(box):
             out = memory_of(box)[into[0][0] * width : (into[0][0] + count) * width]
             yield from _run(at.file, at.begin + first * width, out)
         else:
@@ -155,7 +214,9 @@ def _fill(reader: Reader, *, file: int, begin: int, out: memoryview) -> None:
 
 
 def _rows(at: Slice, source: Region, out: torch.Tensor, width: int) -> Iterator[_Read]:
-    """Read a box whose rows are not next to each other: some rows with what lies between them, and pick."""
+    """Read a box in parts, some rows with what lies between what is wanted of them, and pick."""
+    if not at.region.shape:
+        at, source, out = Slice(at.file, at.begin, Region((0,), (1,))), Region((0,), (1,)), out.unsqueeze(0)
     row = at.region.volume // at.region.shape[0] * width
     step = max(1, _AT_ONCE // row)
     rest = _index(Region(source.offset[1:], source.shape[1:]))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -15,10 +17,11 @@ from tlaunch.checkpoint.errors import CheckpointError, Unusable
 from tlaunch.checkpoint.files import Files
 from tlaunch.checkpoint.flat import Flat, State, expand, flatten, rebuild, stateful, take_on
 from tlaunch.checkpoint.layout import Address, is_reserved
+from tlaunch.checkpoint.memory import overlapping
 from tlaunch.checkpoint.opening import locate, open_own, open_spot
 from tlaunch.checkpoint.ranks import Ranks
 from tlaunch.checkpoint.region import Region
-from tlaunch.checkpoint.resharding import Wanted, gather
+from tlaunch.checkpoint.resharding import Wanted, check, fill, gather
 from tlaunch.checkpoint.slices import Held, held
 from tlaunch.checkpoint.source import Source
 from tlaunch.checkpoint.values import from_json
@@ -46,7 +49,8 @@ def load(path: str | os.PathLike[str], state: State, *, step: int | None = None,
 
     Raises:
         Unusable: there is nothing that can be read, or names, shapes or types differ. Nothing was changed.
-        Damaged: a file is missing or has changed; it is named. Nothing was changed.
+        Damaged: a file is missing or has changed; it is named. Nothing was changed, unless it says that the state is
+            partly loaded: then a file has changed while it was read.
     """
     ranks = Ranks()
     try:
@@ -57,10 +61,10 @@ def load(path: str | os.PathLike[str], state: State, *, step: int | None = None,
 
 
 def _restore(opened: Callable[[], Source], ranks: Ranks, state: State, *, strict: bool) -> Source:
-    """Load a checkpoint on all ranks, or on none."""
+    """Load a checkpoint on all ranks, or on none. See ``docs/adr/0018`` for why it is read twice."""
     source: Source | None = None
     tree: dict[str, Any] = {}
-    flat, loaded, own = Flat(), Flat(), None
+    flat, loaded, own = Flat(), _Loaded({}, frozenset(), lambda _: None), None
     unwanted: set[str] = set()
     error: Exception | None = None
     try:
@@ -84,30 +88,52 @@ def _restore(opened: Callable[[], Source], ranks: Ranks, state: State, *, strict
         raise Unusable(f"{source.where}: {_listed('not in the state', nobodys)[0]} (strict=False leaves them alone)")
     if said is not None:
         raise CheckpointError(f"another rank could not load the checkpoint: {said}")
+    try:
+        _change(state, tree, loaded)
+        if own is not None:
+            random_state.restore(own)
+    except Exception as failed:  # noqa: BLE001 - the others wait for us
+        error = failed
+    told_last = ranks.everybody(f"{error}" or repr(error) if error else "")
+    if error is not None:
+        raise error
+    if said := next(filter(None, told_last), None):
+        raise CheckpointError(f"another rank could not load all of the checkpoint, this one has: {said}")
+    return source
+
+
+def _change(state: State, tree: dict[str, Any], loaded: _Loaded) -> None:
+    """Put what was found in order into the state."""
     taken = rebuild(tree, Flat({}, loaded.values))
     # First the user's own code, which may refuse what it is given: then neither model nor optimizer has changed.
     refusing = stateful(state)
     theirs = set(flatten({name: tree[name] for name in refusing}).tensors)
-    _fill(flat, loaded, theirs)
+    loaded.fill(loaded.tensors & theirs)
     take_on(state, taken, refusing)
-    _fill(flat, loaded, loaded.tensors.keys() - theirs)
+    loaded.fill(loaded.tensors - theirs)
     take_on(state, taken, state.keys() - refusing)
-    if own is not None:
-        random_state.restore(own)
-    return source
 
 
-def _load(source: Source, flat: Flat, *, strict: bool) -> Flat:
-    """Return what the state wants of the checkpoint: boxes of tensors that fit, and values."""
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """What the state wants of the checkpoint, in order to the last bit: values, and tensors that ``fill`` fills."""
+
+    values: dict[str, object]
+    tensors: AbstractSet[str]
+    fill: Callable[[AbstractSet[str]], None]
+
+
+def _load(source: Source, flat: Flat, *, strict: bool) -> _Loaded:
+    """Look whether what the state wants of the checkpoint fits, and is as it was written. Changes no tensor."""
     wanted = flat.tensors.keys() | flat.values.keys()
     there = _names(source) - source.lost.keys()
     if strict:
         complaints = [
             *_listed("missing in the checkpoint", wanted - there - source.lost.keys() - _tied(flat, there)),
             *_listed("there, but cannot be read", wanted & source.lost.keys()),
-            *_listed("not in the state", there - wanted),
         ]
-        if complaints:
+        if complaints:  # what is too much is no complaint of one rank alone: another may want it
+            complaints += _listed("not in the state", there - wanted)
             raise Unusable(f"{source.where}: {'; '.join(complaints)} (strict=False leaves them alone)")
     boxes = {name: held(name, tensor) for name, tensor in flat.tensors.items() if name in there}
     values = {name for name in flat.values if name in there}
@@ -117,21 +143,42 @@ def _load(source: Source, flat: Flat, *, strict: bool) -> Flat:
     differing += _shortened([text for name, box in both.items() if (text := _misfit(name, box, source))])
     if differing:
         raise Unusable(f"{source.where}: {'; '.join(differing)}")
-    names = list(boxes)
-    tensors = gather(source.tensors, source.reader, [Wanted(name, boxes[name].region) for name in names])
-    return Flat(
-        dict(zip(names, tensors, strict=True)),
-        {name: from_json(source.values[name], name) for name in values},
-    )
+    read = {name: from_json(source.values[name], name) for name in values}
+    targets = {name: box.local for name, box in boxes.items()}
+    pieces = {name: Wanted(name, box.region) for name, box in boxes.items()}
+    if source.twice is not None:
+        check(source.tensors, source.twice, list(pieces.values()), list(targets.values()))
+        return _Loaded(read, targets.keys(), functools.partial(_read_again, source, pieces, targets))
+    tensors = dict(zip(pieces, gather(source.tensors, source.reader, list(pieces.values())), strict=True))
+    return _Loaded(read, targets.keys(), functools.partial(_copy, tensors, targets))
 
 
-def _fill(flat: Flat, loaded: Flat, names: AbstractSet[str]) -> None:
-    with torch.no_grad():
-        for name in loaded.tensors.keys() & names:
-            held(name, flat.tensors[name]).local.copy_(loaded.tensors[name])
+def _copy(tensors: Mapping[str, torch.Tensor], targets: Mapping[str, torch.Tensor], names: AbstractSet[str]) -> None:
+    for name in tensors.keys() & names:
+        targets[name].copy_(tensors[name])
 
 
-def _keep_own_groups(state: State, flat: Flat, loaded: Flat) -> None:
+def _read_again(
+    source: Source, wanted: Mapping[str, Wanted], targets: Mapping[str, torch.Tensor], names: AbstractSet[str]
+) -> None:
+    """Read tensors that were checked to where they belong."""
+    assert source.twice is not None
+    here = {name: target for name, target in targets.items() if name in names}
+    # Of tensors that share memory the last one counts; the others are read side by side.
+    alone = dict.fromkeys(overlapping(here))
+    for together in ([name for name in here if name not in alone], *([name] for name in alone)):
+        try:
+            fill(
+                source.tensors,
+                source.twice.second,
+                [wanted[name] for name in together],
+                [here[name] for name in together],
+            )
+        except CheckpointError as error:
+            raise type(error)(f"{error}; the state is partly loaded now") from error
+
+
+def _keep_own_groups(state: State, flat: Flat, loaded: _Loaded) -> None:
     """Leave to an optimizer its own lists of parameters where those that were saved are another rank's.
 
     Every stage of a pipeline has such lists under the same names, of which one is saved. The names of parameters are

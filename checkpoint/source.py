@@ -10,6 +10,7 @@ from typing import Protocol
 
 from tlaunch.checkpoint.dtypes import BYTES
 from tlaunch.checkpoint.manifest import File, Tensor
+from tlaunch.checkpoint.reading import Twice
 from tlaunch.checkpoint.region import Region
 from tlaunch.checkpoint.values import Json
 
@@ -34,7 +35,8 @@ class Source:
     """What can be exported, imported, compared and loaded.
 
     ``files`` holds checksums where the format has any. ``lost`` says of values why they cannot be represented.
-    ``step`` and ``world`` are ``None`` where the format does not tell.
+    ``step`` and ``world`` are ``None`` where the format does not tell. ``twice`` is ``None`` where a second reading
+    costs as much as the first, or where there are no checksums to compare.
     """
 
     where: str
@@ -45,6 +47,7 @@ class Source:
     files: Sequence[File] = ()
     step: int | None = None
     world: int | None = None
+    twice: Twice | None = None
 
 
 def stream(tensor: Tensor, reader: Reader) -> Iterator[memoryview]:

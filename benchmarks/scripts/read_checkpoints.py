@@ -4,7 +4,7 @@ Usage: read_checkpoints.py save|load FOLDER BYTES ROUNDS, with RANK and WORLD_SI
 
 The model is sharded by FSDP2 when there are several ranks. Each round reads the checkpoint once in each way, in random
 order, first with none of it in the page cache, then with all of it there. ``raw`` reads the bytes of the files, each
-rank as many, into memory that is used again and again.
+rank as many, into memory of that size which is used again and again, as are the parameters that the others fill.
 """
 
 from __future__ import annotations
@@ -67,16 +67,31 @@ def forget(folder: Path) -> None:
         os.close(fd)
 
 
-def raw(folder: Path, rank: int, world: int) -> None:
-    """Read this rank's part of all bytes."""
-    buffer = memoryview(bytearray(AT_ONCE))
+def share(folder: Path, world: int) -> int:
+    """Return how many bytes one rank reads at most."""
+    return sum(path.stat().st_size // world + 1 for path in files_of(folder))
+
+
+def raw(folder: Path, rank: int, world: int, out: memoryview) -> None:
+    """Read this rank's part of all bytes, each to a place of its own in ``out``."""
+    done = 0
     for path in files_of(folder):
         size = path.stat().st_size
         fd = os.open(path, os.O_RDONLY)
         at, end = size * rank // world, size * (rank + 1) // world
         while at < end:
-            at += os.preadv(fd, [buffer[: end - at]], at)
+            count = os.preadv(fd, [out[done : done + min(AT_ONCE, end - at)]], at)
+            at, done = at + count, done + count
         os.close(fd)
+
+
+def touch(folder: Path) -> None:
+    """Bring all files into the page cache."""
+    buffer = bytearray(AT_ONCE)
+    for path in files_of(folder):
+        with path.open("rb", buffering=0) as file:
+            while file.readinto(buffer):
+                pass
 
 
 def dcp_load(folder: Path, state: dict[str, Any]) -> None:
@@ -104,9 +119,11 @@ def measure(folder: Path, state: dict[str, Any], rounds: int) -> None:
     report = Report(folder / f"report-{world}.jsonl") if rank == 0 else None
     ours, theirs = folder / "tlaunch", folder / "dcp"
     order = random.Random(0)
+    out = memoryview(bytearray(share(ours, world)))
+    out[::4096] = bytes(len(out[::4096]))  # so that it is there
     with Checkpointer(ours) as checkpointer:
         ways: dict[str, tuple[Path, Callable[[], object]]] = {
-            "raw": (ours, lambda: raw(ours, rank, world)),
+            "raw": (ours, lambda: raw(ours, rank, world, out)),
             "tlaunch": (ours, lambda: checkpointer.restore(state)),
             "dcp": (theirs, lambda: dcp_load(theirs, state)),
         }
@@ -125,7 +142,7 @@ def measure(folder: Path, state: dict[str, Any], rounds: int) -> None:
                     if cache == "cold" and rank == 0:
                         forget(place)
                     elif cache == "cached" and rank == 0:
-                        raw(place, 0, 1)
+                        touch(place)
                     took[name] = seconds(do)
                 if report is not None:
                     for name, value in took.items():
