@@ -119,6 +119,9 @@ class Checkpointer:
         ``optimizer.step()`` waits for what is left of the copy. Whoever changes parameters otherwise calls
         ``wait_captured`` first. A step that this run has committed already stays as it is.
 
+        What has one name is taken to be the same on all ranks, as under data parallelism, and one of them writes it.
+        What differs from rank to rank needs names that differ: ``{"sampler": {str(rank): sampler.state_dict()}}``.
+
         Raises:
             Unusable: something in the state has no representation; its name is in the message. Nothing is saved.
         """
