@@ -23,7 +23,7 @@ from tlaunch.checkpoint.values import Json
 
 FORMAT = "tlaunch-checkpoint"
 VERSION = 1
-BLOCK = 4 << 20
+BLOCK = 1 << 20
 """Bytes of a file that one checksum covers. The last block of a file may be shorter."""
 MAX_BYTES = 256 << 20
 

@@ -16,6 +16,9 @@ from tlaunch.checkpoint.manifest import BLOCK, File, Manifest
 _KEPT = 4
 """Blocks that are remembered: neighbouring slices begin and end in the same ones."""
 
+_AT_ONCE = 16 * BLOCK
+"""Bytes that are asked for at once, at most: an object store takes its time for each request."""
+
 Part: TypeAlias = tuple[int, int, int]
 """Bytes of a block, or all of it: the file, and where they begin and end in it."""
 
@@ -52,11 +55,13 @@ class ShardReader:
         while at < end:
             block = at // BLOCK
             first = block * BLOCK
-            last = min(first + BLOCK, self._manifest.files[file].size)
-            if at == first and last <= end:
-                self._read(file, block, out[at - begin : last - begin])
-                at = last
+            size = self._manifest.files[file].size
+            whole = min(end if end == size else end // BLOCK * BLOCK, first + _AT_ONCE)
+            if at == first < whole:
+                self._read(file, block, out[at - begin : whole - begin])
+                at = whole
             else:
+                last = min(first + BLOCK, size)
                 stop = min(last, end)
                 out[at - begin : stop - begin] = self._kept(file, block, last - first)[at - first : stop - first]
                 at = stop
@@ -74,10 +79,13 @@ class ShardReader:
         return found[:size]
 
     def _read(self, file: int, block: int, out: memoryview) -> None:
+        """Read whole blocks, from this one on, and compare their checksums."""
         begin = block * BLOCK
         where = self._fetch(file, begin, out)
-        if crc32(out) != self._manifest.files[file].blocks[block]:
-            raise Damaged(f"{where}: bytes {begin} to {begin + len(out)} have changed: their checksum does not fit")
+        for at in range(begin, begin + len(out), BLOCK):
+            one = out[at - begin : at - begin + BLOCK]
+            if crc32(one) != self._manifest.files[file].blocks[at // BLOCK]:
+                raise Damaged(f"{where}: bytes {at} to {at + len(one)} have changed: their checksum does not fit")
 
     def _fetch(self, file: int, begin: int, out: memoryview) -> str:
         """Read bytes as they are; returns the name of the file, for messages."""
@@ -161,13 +169,13 @@ class Twice:
 def verify(files: Files, address: Address, manifest: Manifest, told: Callable[[int], object] | None = None) -> int:
     """Read all of a checkpoint and compare every checksum. Returns how many bytes were read.
 
-    ``told`` is called with the number of bytes after each block.
+    ``told`` is called with the number of bytes after each part.
 
     Raises:
         Damaged: with the first thing that is wrong.
     """
     reader = ShardReader(files, address, manifest)
-    buffer = memoryview(bytearray(BLOCK))
+    buffer = memoryview(bytearray(_AT_ONCE))
     for index, file in enumerate(manifest.files):
         where = f"{files.root}/{address.folder}/{file.name}"
         try:
@@ -178,8 +186,8 @@ def verify(files: Files, address: Address, manifest: Manifest, told: Callable[[i
             raise why(error, "looking at a shard", where) from error
         if size != file.size:
             raise Damaged(f"{where}: this shard has {size} bytes, expected {file.size}")
-        for begin in range(0, file.size, BLOCK):
-            count = min(BLOCK, file.size - begin)
+        for begin in range(0, file.size, _AT_ONCE):
+            count = min(_AT_ONCE, file.size - begin)
             reader.fill(index, begin, buffer[:count])
             if told is not None:
                 told(count)

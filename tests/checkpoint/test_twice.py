@@ -11,11 +11,12 @@ import torch
 from tlaunch.checkpoint import resharding, restoring
 from tlaunch.checkpoint.checkpointer import Checkpointer
 from tlaunch.checkpoint.errors import Damaged
+from tlaunch.checkpoint.manifest import BLOCK
 from tlaunch.checkpoint.memory import is_plain, overlapping
 
 WITHIN = 60.0
 MANY = 3_000_000
-"""Numbers of a tensor that ends in the third block of its file."""
+"""Numbers of a tensor of many blocks."""
 
 
 def flip(folder: Path, byte: int) -> None:
@@ -37,7 +38,7 @@ def test_what_changes_between_the_two_readings_is_said(tmp_path: Path, monkeypat
             cast("Any", check)(*args)
             assert not state["a"].any(), "the first reading changes nothing"
             assert not state["b"].any()
-            flip(tmp_path, 4 << 20)
+            flip(tmp_path, BLOCK)
 
         monkeypatch.setattr(restoring, "check", check_and_change)
         with pytest.raises(
@@ -48,7 +49,7 @@ def test_what_changes_between_the_two_readings_is_said(tmp_path: Path, monkeypat
             checkpointer.restore(state)
 
 
-@pytest.mark.parametrize("byte", [-5, 200, (4 << 20) - 1, 4 << 20])
+@pytest.mark.parametrize("byte", [-5, 200, BLOCK - 1, BLOCK])
 def test_a_changed_bit_in_any_block_leaves_all_tensors_as_they_were(tmp_path: Path, byte: int) -> None:
     with Checkpointer(tmp_path) as checkpointer:
         model = torch.nn.Linear(1000, 3000)
