@@ -20,7 +20,7 @@ import torch
 
 from tlaunch.checkpoint import dtypes, pickled
 from tlaunch.checkpoint.errors import Damaged, Unusable
-from tlaunch.checkpoint.files import Files, why
+from tlaunch.checkpoint.files import Files, read_foreign, why
 from tlaunch.checkpoint.layout import DCP_PATHS
 from tlaunch.checkpoint.manifest import Slice, Tensor
 from tlaunch.checkpoint.memory import memory_of
@@ -61,13 +61,7 @@ def open_dcp(files: Files) -> Source:
         Damaged: a file is missing or too short.
     """
     where = f"{files.root}/{METADATA}"
-    try:
-        data = files.read(METADATA, _MAX_BYTES + 1)
-    except OSError as error:
-        raise why(error, "reading the metadata", where) from error
-    if len(data) > _MAX_BYTES:
-        raise Unusable(f"{where}: larger than {_MAX_BYTES >> 20} MiB")
-    metadata = pickled.load(data, where)
+    metadata = pickled.load(read_foreign(files, METADATA, _MAX_BYTES, "reading the metadata"), where)
     items = dict(_items(attribute(metadata, "storage_data", dict, where), where))
     _check(files, items.values(), where)
     tensors: dict[str, Tensor] = {}

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from tlaunch.checkpoint.direct import write_all
-from tlaunch.checkpoint.errors import CheckpointError
+from tlaunch.checkpoint.errors import CheckpointError, Unusable
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
 
@@ -217,6 +217,23 @@ class LocalFiles:
                 raise
         finally:
             os.close(fd)
+
+
+def read_foreign(files: Files, name: str, most: int, what: str) -> bytes:
+    """Return a small file that another program has written. ``what``: what is done with it, for messages.
+
+    Raises:
+        Unusable: it is larger than ``most`` bytes.
+        CheckpointError: it cannot be read.
+    """
+    where = f"{files.root}/{name}"
+    try:
+        data = files.read(name, most + 1)
+    except OSError as error:
+        raise why(error, what, where) from error
+    if len(data) > most:
+        raise Unusable(f"{where}: larger than {most >> 20} MiB")
+    return data
 
 
 def why(error: OSError, what: str, where: str) -> CheckpointError:

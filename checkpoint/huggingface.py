@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from tlaunch.checkpoint.dtypes import BYTES
 from tlaunch.checkpoint.errors import Damaged, Unusable
-from tlaunch.checkpoint.files import Files, why
+from tlaunch.checkpoint.files import Files, read_foreign, why
 from tlaunch.checkpoint.manifest import Slice, Tensor
 from tlaunch.checkpoint.region import Region
 from tlaunch.checkpoint.source import Source
@@ -69,12 +69,7 @@ def _source(files: Files, names: Sequence[str], tensors: dict[str, Tensor]) -> S
 
 def _indexed(files: Files, index: str) -> Source:
     where = f"{files.root}/{index}"
-    try:
-        data = files.read(index, _MAX_BYTES + 1)
-    except OSError as error:
-        raise why(error, "reading the index", where) from error
-    if len(data) > _MAX_BYTES:
-        raise Unusable(f"{where}: larger than {_MAX_BYTES >> 20} MiB")
+    data = read_foreign(files, index, _MAX_BYTES, "reading the index")
     homes = {}
     for key, node in parse(data, where).at("weight_map").entries():
         homes[key] = node.text()
