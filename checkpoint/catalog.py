@@ -79,7 +79,7 @@ def manifest_of(files: Files, address: Address) -> Manifest:
         raise why(error, "reading a manifest", where) from error
     if (manifest.generation, manifest.step) != (address.generation, address.step):
         raise Damaged(f"{where}: is that of step {manifest.step} of generation {manifest.generation}")
-    if manifest.ranks != tuple(range(manifest.world)):
+    if not manifest.is_whole:
         raise Damaged(f"{where}: holds the ranks {manifest.ranks}, expected all of {manifest.world}")
     return manifest
 

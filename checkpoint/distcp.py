@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import pickle
+import re
 import threading
 import zipfile
 from collections import OrderedDict
@@ -21,7 +22,7 @@ import torch
 from tlaunch.checkpoint import dtypes, pickled
 from tlaunch.checkpoint.errors import Damaged, Unusable
 from tlaunch.checkpoint.files import Files, read_foreign, why
-from tlaunch.checkpoint.layout import DCP_PATHS
+from tlaunch.checkpoint.layout import DCP_PATHS, is_plain
 from tlaunch.checkpoint.manifest import Slice, Tensor
 from tlaunch.checkpoint.memory import memory_of
 from tlaunch.checkpoint.pickled import Stand, StoredBytes, StoredTensor, attribute, sizes
@@ -98,7 +99,7 @@ def _items(stored: Mapping[Anything, Anything], where: str) -> Iterator[tuple[Ke
         file = attribute(info, "relative_path", str, where)
         if info.state.get("transform_descriptors"):
             raise Unusable(f"{where}: {name} is stored as {info.state['transform_descriptors']}; expected it as it is")
-        if "/" in file or "\\" in file or file in ("", ".", ".."):
+        if not is_plain(file):
             raise Unusable(f"{where}: {name}: expected the plain name of a file, found {file!r}")
         place = sizes((info.state.get("offset"), info.state.get("length")), f"{where}: {name}")
         yield (name, None if offset is None else sizes(offset, where)), Item(name, file, *place)
@@ -163,8 +164,9 @@ def _loaded(files: Files, item: Item) -> Anything:
     try:
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        asked = next((line for line in str(error).splitlines() if "GLOBAL" in line), str(error).partition("\n")[0])
-        raise Unusable(f"{item.name}: in {where}: not loaded, as that would run code: {asked.strip()}") from None
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        asked = f"it asks for {named[1]}" if named else str(error).partition("\n")[0]
+        raise Unusable(f"{item.name}: in {where}: not loaded, as that would run code: {asked}") from None
     except (RuntimeError, EOFError, ValueError, TypeError, LookupError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split())
         raise Damaged(f"{where}: bytes {item.begin} to {item.begin + item.size}: no {item.name}: {reason}") from None

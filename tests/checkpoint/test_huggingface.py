@@ -149,6 +149,7 @@ def test_a_torn_index(tmp_path: Path) -> None:
         (text.replace('"c": "model-00002', '"c": "model-00001'), "lacks c, which is in it"),
         (text.replace('"b"', '"x"'), "holds b, which is in nowhere"),
         (text.replace("model-00002-of-00002", "../outside"), "expected the plain name of a safetensors file"),
+        ('{"weight_map": {}}', "names no tensor"),
         (text.replace("weight_map", "weights"), "expected an object with the key 'weight_map'"),
         (text[:-3], "expected a JSON document"),
     ):
@@ -180,6 +181,13 @@ def test_files_that_are_cut_off_or_make_no_sense(tmp_path: Path) -> None:
         (b'"shape":[2,3]', b'"shape":[2,4]', "expected begin and end of 32 bytes"),
         (b'"shape":[2,3]', b'"shape":[2,x]', "expected a JSON document"),
         (data[:8], b"\xff" * 8, "are not the size of a header"),
+        (
+            data[:8],
+            (100 << 20).to_bytes(8, "little"),
+            f"ends after {len(data)} bytes, expected at least 1048",
+        ),
+        (b"[24,40]", b"[ 8,24]", "b begins at byte 8 of the tensors, expected 24: no gaps, no overlaps"),
+        (b"[24,40]", b"[40,56]", "b begins at byte 40 of the tensors, expected 24: no gaps, no overlaps"),
     ):
         assert old in data
         file.write_bytes(data.replace(old, new, 1))
