@@ -186,8 +186,8 @@ def test_files_that_are_cut_off_or_make_no_sense(tmp_path: Path) -> None:
             (100 << 20).to_bytes(8, "little"),
             f"ends after {len(data)} bytes, expected at least 1048",
         ),
-        (b"[24,40]", b"[ 8,24]", "b begins at byte 8 of the tensors, expected 24: no gaps, no overlaps"),
-        (b"[24,40]", b"[40,56]", "b begins at byte 40 of the tensors, expected 24: no gaps, no overlaps"),
+        (b"[24,40]", b"[ 8,24]", "b begins at byte 8 of the tensors, expected 24, without gap or overlap"),
+        (b"[24,40]", b"[40,56]", "b begins at byte 40 of the tensors, expected 24, without gap or overlap"),
     ):
         assert old in data
         file.write_bytes(data.replace(old, new, 1))
