@@ -124,6 +124,14 @@ def test_values_without_a_representation(tmp_path: Path, capsys: pytest.CaptureF
     assert "arguments: " in said
     assert "argparse.Namespace" in said
     assert "and 1 more (--lossy leaves out" in said
+    assert exit_code(["checkpoint", "show", str(folder)]) == 0
+    shown = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["format", "torch.distributed.checkpoint"] in shown
+    assert ["w", "F32", "3", "1", "12", "B"] in shown
+    assert ["epoch", "3"] in shown
+    assert ["arguments", "in", "asks", "for", "argparse.Namespace"] in [line[:2] + line[-3:] for line in shown]
+    assert exit_code(["checkpoint", "show", str(folder), "--json"]) == 2
+    assert "native: has no manifest; expected --json for a checkpoint of tlaunch" in capsys.readouterr().err
     assert exit_code([*words, "--lossy"]) == 0
     said = capsys.readouterr().out
     assert "step 0: 1 tensor, 12 B, and 1 value of" in said

@@ -129,8 +129,14 @@ def shards(folder: Path) -> Path:
     return folder
 
 
-def test_a_single_file_and_a_directory(tmp_path: Path) -> None:
+def test_a_single_file_and_a_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = shards(tmp_path / "hf")
+    assert exit_code(["checkpoint", "show", str(folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines if line] == [
+        ["format", "safetensors"], ["tensors", "3,"], ["tensors"],
+        ["name", "type"], ["model.a", "F32"], ["model.b", "F32"], ["model.c", "I64"],
+    ]  # fmt: skip
     assert open_source(folder).tensors.keys() == {"model.a", "model.b", "model.c"}
     file = folder / "model-00002-of-00002.safetensors"
     state = {"model": {"c": torch.zeros(5, dtype=torch.int64)}}
