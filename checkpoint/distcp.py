@@ -35,8 +35,8 @@ METADATA = ".metadata"
 _MAX_BYTES = 1 << 30
 """Of the metadata."""
 
-_KEPT = 4
-"""Chunks that are remembered."""
+_KEPT = 1 << 30
+"""Bytes of chunks that are remembered: what is cut across its rows is streamed through all of its chunks at once."""
 
 Anything: TypeAlias = Any
 
@@ -182,17 +182,25 @@ class _ChunkReader:
         self._files = files
         self._chunks = chunks
         self._kept: OrderedDict[int, torch.Tensor] = OrderedDict()
+        self._held = 0
         self._lock = threading.Lock()
 
     def fill(self, file: int, begin: int, out: memoryview) -> None:
         with self._lock:
             found = self._kept.pop(file, None)
             if found is None:
-                while len(self._kept) >= _KEPT:
-                    self._kept.popitem(last=False)
+                size = self._size(file)
+                while self._kept and self._held + size > _KEPT:
+                    oldest, _ = self._kept.popitem(last=False)
+                    self._held -= self._size(oldest)
                 found = self._read(*self._chunks[file])
+                self._held += size
             self._kept[file] = found
         out[:] = memory_of(found)[begin : begin + len(out)]
+
+    def _size(self, file: int) -> int:
+        _, tensor, region = self._chunks[file]
+        return region.volume * dtypes.BYTES[tensor.dtype]
 
     def _read(self, item: Item, tensor: Tensor, region: Region) -> torch.Tensor:
         loaded = _loaded(self._files, item)

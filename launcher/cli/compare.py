@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 from tlaunch.errors import InputError
 from tlaunch.launcher.cli.flags import positional
@@ -47,6 +47,6 @@ def diff(given: DiffOptions) -> int:
 
 def _at_step(word: str) -> tuple[str, int | None]:
     match = re.fullmatch(r"(.+)@(\d{1,15})", word)
-    if match is None or Path(word).exists():
+    if match is None or os.path.exists(word):  # noqa: PTH110 - Path.exists raises where the system refuses
         return word, None
     return match[1], int(match[2])

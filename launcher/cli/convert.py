@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
+_LISTED = 8
+"""Names in a line, at most."""
+
 _RENAME = "Put NEW for each match of the regular expression OLD in names; may be given several times."
 _DTYPE = "Cast floating-point tensors: bf16, fp16 or fp32 (default: as they are)."
 
@@ -85,7 +88,8 @@ def export(given: ExportOptions) -> int:
     if prepared.values:
         say(f"left out: {counted(prepared.values, 'value')}, for which this layout has no place")
     for names in done.same:
-        say(f"written under each of its names, as tied weights are: {', '.join(names)}")
+        more = f", and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+        say(f"the same bytes under each of these names, as tied weights have: {', '.join(names[:_LISTED])}{more}")
     return 0
 
 

@@ -6,19 +6,22 @@ import argparse
 import os
 import pickle
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.distributed.checkpoint.metadata import MetadataIndex, TensorProperties, TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from tests.checkpoint.exchange import everything, expected
 from tests.checkpoint.ranks import run_ranks
-from tlaunch.checkpoint import CheckpointError, Damaged, Unusable, load
+from tlaunch.checkpoint import CheckpointError, Damaged, Unusable, distcp, load, source
 from tlaunch.checkpoint.dcp import Reader
+from tlaunch.checkpoint.files import LocalFiles
 from tlaunch.checkpoint.opening import open_source
 from tlaunch.launcher.cli.main import exit_code
 
@@ -161,6 +164,38 @@ def test_files_that_are_missing_or_cut_off(tmp_path: Path) -> None:
     (folder / ".metadata").unlink()
     with pytest.raises(Unusable, match=r"has files of torch\.distributed\.checkpoint, but no \.metadata"):
         open_source(folder)
+
+
+def test_what_is_cut_across_its_rows_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight ranks have saved a tensor by columns, of which each piece of its stream holds a part of all."""
+    whole = torch.arange(8 * 64.0).view(8, 64)
+    folder = native(tmp_path / "native", {f"w{at}": whole[:, 8 * at : 8 * at + 8].clone() for at in range(8)})
+    metadata = pickle.loads((folder / ".metadata").read_bytes())
+    tensors, places = metadata.state_dict_metadata, metadata.storage_data
+    chunks = []
+    for at in range(8):
+        (chunk,) = tensors.pop(f"w{at}").chunks
+        chunks.append(replace(chunk, offsets=torch.Size((0, 8 * at))))
+        (index,) = (index for index in places if index.fqn == f"w{at}")
+        places[MetadataIndex("w", chunks[-1].offsets)] = places.pop(index)
+    tensors["w"] = TensorStorageMetadata(TensorProperties(torch.float32), whole.shape, chunks)
+    (folder / ".metadata").write_bytes(pickle.dumps(metadata))
+    found = open_source(folder)
+    monkeypatch.setattr(source, "AT_ONCE", 64 * 4)  # a row
+    read = []
+    read_into = LocalFiles.read_into
+
+    def watched(self: LocalFiles, name: str, begin: int, buffer: memoryview) -> int:
+        read.append(begin)
+        return read_into(self, name, begin, buffer)
+
+    monkeypatch.setattr(LocalFiles, "read_into", watched)
+    assert b"".join(source.stream(found.tensors["w"], found.reader())) == whole.numpy().tobytes()
+    assert len(read) == len(set(read)) == 8
+    monkeypatch.setattr(distcp, "_KEPT", 3 * 8 * 8 * 4)  # no more than three are held in memory
+    found = open_source(folder)
+    assert b"".join(source.stream(found.tensors["w"], found.reader())) == whole.numpy().tobytes()
+    assert len(read) == 8 + 8 * 8
 
 
 def test_a_model_of_one_process(tmp_path: Path) -> None:

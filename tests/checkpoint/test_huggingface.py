@@ -66,7 +66,9 @@ def test_exported_and_loaded(run: Path, model: nn.Module, tmp_path: Path, capsys
     assert said[0].startswith(f"{out}: {len(model.state_dict())} tensors")
     assert said[0].endswith("step-000000012.g00001: model.safetensors")
     assert said[-2].endswith("values, for which this layout has no place")
-    assert said[-1] == ("written under each of its names, as tied weights are: lm_head.weight, transformer.wte.weight")
+    assert said[-1] == (
+        "the same bytes under each of these names, as tied weights have: lm_head.weight, transformer.wte.weight"
+    )
     assert sorted(path.name for path in out.iterdir()) == ["model.safetensors"]
     found = load_file(out / "model.safetensors")
     assert found.keys() == model.state_dict().keys()
@@ -174,7 +176,7 @@ def test_a_torn_index(tmp_path: Path) -> None:
         open_source(folder)
 
 
-def test_files_that_are_cut_off_or_make_no_sense(tmp_path: Path) -> None:
+def test_files_that_are_cut_off_or_make_no_sense(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "model.safetensors"
     save_file({"a": torch.ones(2, 3), "b": torch.zeros(4)}, file)
     data = file.read_bytes()
@@ -199,6 +201,9 @@ def test_files_that_are_cut_off_or_make_no_sense(tmp_path: Path) -> None:
         file.write_bytes(data.replace(old, new, 1))
         with pytest.raises(Damaged, match=complaint):
             open_source(tmp_path)
+    save_file({}, file)
+    assert exit_code(["checkpoint", "import", str(tmp_path), str(tmp_path / "run")]) == 2
+    assert f"{tmp_path}: holds nothing that could be imported" in capsys.readouterr().err
     file.write_bytes(data + b"\0")
     with pytest.raises(Damaged, match="has 41 bytes of tensors, expected 40"):
         open_source(tmp_path)
