@@ -5,9 +5,9 @@
 
 ``train``: one process trains a stack of linear layers under AdamW on one thread of the machine. In turn each arm saves
 the state twice beside the training, before every fourth step (``--every``) unless one save is still going on; before
-that some steps are made without. ``blocked`` is the time in the call that saves and what the optimizer has to wait
-before its next step; throughput is compared with that of the undisturbed steps. Then each arm saves once while nothing
-is trained, beside a plain write of as many bytes with ``fsync``.
+and after that some steps are made without. ``blocked`` is the time in the call that saves and what the optimizer has to
+wait before its next step; throughput is compared with that of the undisturbed steps on both sides. Then each arm saves
+once while nothing is trained, beside a plain write of as many bytes with ``fsync``.
 
 ``read``: a state that 2 ranks have saved under FSDP2 is restored on 1 and on 3, beside plain reads of the same bytes by
 as many processes; once with nothing of it in the page cache, and once with all of it there.

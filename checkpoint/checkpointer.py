@@ -257,10 +257,7 @@ class Checkpointer:
 
     def _started(self) -> str:
         if self._home is not None:
-            try:
-                self._home.start()
-            except OSError as error:
-                raise CheckpointError(f"no saver can be started: {error}") from error
+            self._home.start()
         return self._socket
 
     def _part(self, step: int, values: dict[str, Json]) -> Manifest:

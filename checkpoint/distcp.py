@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import io
 import pickle
-import re
 import threading
 import zipfile
 from collections import OrderedDict
@@ -22,7 +21,7 @@ import torch
 from tlaunch.checkpoint import dtypes, pickled
 from tlaunch.checkpoint.errors import Damaged, Unusable
 from tlaunch.checkpoint.files import Files, read_foreign, why
-from tlaunch.checkpoint.layout import DCP_PATHS, is_plain
+from tlaunch.checkpoint.layout import DCP_PATHS
 from tlaunch.checkpoint.manifest import Slice, Tensor
 from tlaunch.checkpoint.memory import memory_of
 from tlaunch.checkpoint.pickled import Stand, StoredBytes, StoredTensor, attribute, sizes
@@ -35,8 +34,8 @@ METADATA = ".metadata"
 _MAX_BYTES = 1 << 30
 """Of the metadata."""
 
-_KEPT = 1 << 30
-"""Bytes of chunks that are remembered: what is cut across its rows is streamed through all of its chunks at once."""
+_KEPT = 4
+"""Chunks that are remembered."""
 
 Anything: TypeAlias = Any
 
@@ -99,7 +98,7 @@ def _items(stored: Mapping[Anything, Anything], where: str) -> Iterator[tuple[Ke
         file = attribute(info, "relative_path", str, where)
         if info.state.get("transform_descriptors"):
             raise Unusable(f"{where}: {name} is stored as {info.state['transform_descriptors']}; expected it as it is")
-        if not is_plain(file):
+        if "/" in file or "\\" in file or file in ("", ".", ".."):
             raise Unusable(f"{where}: {name}: expected the plain name of a file, found {file!r}")
         place = sizes((info.state.get("offset"), info.state.get("length")), f"{where}: {name}")
         yield (name, None if offset is None else sizes(offset, where)), Item(name, file, *place)
@@ -164,9 +163,8 @@ def _loaded(files: Files, item: Item) -> Anything:
     try:
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL (\S+)", str(error))
-        asked = f"it asks for {named[1]}" if named else str(error).partition("\n")[0]
-        raise Unusable(f"{item.name}: in {where}: not loaded, as that would run code: {asked}") from None
+        asked = next((line for line in str(error).splitlines() if "GLOBAL" in line), str(error).partition("\n")[0])
+        raise Unusable(f"{item.name}: in {where}: not loaded, as that would run code: {asked.strip()}") from None
     except (RuntimeError, EOFError, ValueError, TypeError, LookupError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split())
         raise Damaged(f"{where}: bytes {item.begin} to {item.begin + item.size}: no {item.name}: {reason}") from None
@@ -182,25 +180,17 @@ class _ChunkReader:
         self._files = files
         self._chunks = chunks
         self._kept: OrderedDict[int, torch.Tensor] = OrderedDict()
-        self._held = 0
         self._lock = threading.Lock()
 
     def fill(self, file: int, begin: int, out: memoryview) -> None:
         with self._lock:
             found = self._kept.pop(file, None)
             if found is None:
-                size = self._size(file)
-                while self._kept and self._held + size > _KEPT:
-                    oldest, _ = self._kept.popitem(last=False)
-                    self._held -= self._size(oldest)
+                while len(self._kept) >= _KEPT:
+                    self._kept.popitem(last=False)
                 found = self._read(*self._chunks[file])
-                self._held += size
             self._kept[file] = found
         out[:] = memory_of(found)[begin : begin + len(out)]
-
-    def _size(self, file: int) -> int:
-        _, tensor, region = self._chunks[file]
-        return region.volume * dtypes.BYTES[tensor.dtype]
 
     def _read(self, item: Item, tensor: Tensor, region: Region) -> torch.Tensor:
         loaded = _loaded(self._files, item)

@@ -11,7 +11,8 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
@@ -69,8 +70,11 @@ class Files(Protocol):
         """Return a small file's bytes, at most ``limit`` of them."""
         ...
 
-    def read_into(self, name: str, begin: int, buffer: memoryview) -> int:
-        """Fill ``buffer`` from byte ``begin`` on and return how many bytes there were: fewer only at the file's end."""
+    def read_into(self, name: str, begin: int, *buffers: memoryview) -> int:
+        """Fill buffers, one after the other, with the bytes from ``begin`` on.
+
+        Returns how many there were: fewer only at the file's end.
+        """
         ...
 
     def size(self, name: str) -> int:
@@ -87,6 +91,27 @@ class Files(Protocol):
         Nothing happens when it is not there.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFile:
+    """A file that stays open for several readings."""
+
+    fd: int
+
+    def read_into(self, begin: int, *buffers: memoryview) -> int:
+        """Fill buffers as :meth:`Files.read_into` does."""
+        left, at = list(buffers), begin
+        while any(left):
+            count = os.preadv(self.fd, left, at)
+            if count == 0:
+                break
+            at += count
+            while left and count >= len(left[0]):
+                count -= len(left.pop(0))
+            if count:
+                left[0] = left[0][count:]
+        return at - begin
 
 
 class LocalFiles:
@@ -148,18 +173,18 @@ class LocalFiles:
         with (self._root / name).open("rb") as file:
             return file.read(limit)
 
-    def read_into(self, name: str, begin: int, buffer: memoryview) -> int:
-        done = 0
+    def read_into(self, name: str, begin: int, *buffers: memoryview) -> int:
+        with self.opened(name) as file:
+            return file.read_into(begin, *buffers)
+
+    @contextlib.contextmanager
+    def opened(self, name: str) -> Iterator[OpenFile]:
+        """Keep a file open: of one that is read in order, the operating system reads ahead."""
         fd = os.open(self._root / name, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            while done < len(buffer):
-                count = os.preadv(fd, [buffer[done:]], begin + done)
-                if count == 0:
-                    break
-                done += count
+            yield OpenFile(fd)
         finally:
             os.close(fd)
-        return done
 
     def size(self, name: str) -> int:
         return (self._root / name).stat().st_size

@@ -22,12 +22,10 @@ def fresh(target: str, size: int) -> Iterator[Files]:
     """
     files = open_files(target)
     path = Path(files.root) if isinstance(files, LocalFiles) else None
-    made: list[Path] = []
+    if path is not None and path.exists() and not path.is_dir():
+        raise Unusable(f"{path}: is a file; expected an empty folder or none")
+    there = path is not None and path.is_dir()
     try:
-        if path is not None:
-            made = [each for each in (path, *path.parents) if not each.exists()]
-            if not made and not path.is_dir():
-                raise Unusable(f"{path}: is a file; expected an empty folder or none")
         found = files.names()
         if found:
             raise Unusable(f"{files.root}: is not empty ({found[0]}); expected an empty folder or none")
@@ -42,6 +40,6 @@ def fresh(target: str, size: int) -> Iterator[Files]:
         with contextlib.suppress(OSError):
             for name in files.names():
                 files.remove(name)
-            for each in made:
-                each.rmdir()
+            if path is not None and not there:
+                path.rmdir()
         raise

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 
 from tlaunch.checkpoint.dtypes import BYTES
 from tlaunch.checkpoint.errors import CheckpointError, Damaged, Unusable
-from tlaunch.checkpoint.layout import is_plain
 from tlaunch.checkpoint.region import Region, missing_part
 from tlaunch.checkpoint.tree import Node, parse
 from tlaunch.checkpoint.values import Json
@@ -84,15 +83,6 @@ class Manifest:
         """Bytes of all files."""
         return sum(file.size for file in self.files)
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether it describes what all ranks have written."""
-        return _are_all(self.ranks, self.world)
-
-
-def _are_all(ranks: Sequence[int], world: int) -> bool:
-    return len(ranks) == world and tuple(ranks) == tuple(range(world))  # a damaged world may be any number
-
 
 def merge(parts: Sequence[Manifest]) -> Manifest:
     """Return the manifest of a whole checkpoint from the parts of all of its ranks.
@@ -104,7 +94,7 @@ def merge(parts: Sequence[Manifest]) -> Manifest:
     first = parts[0]
     ranks = tuple(rank for part in parts for rank in part.ranks)
     where = f"step {first.step} of generation {first.generation}"
-    if not _are_all(ranks, first.world):
+    if ranks != tuple(range(first.world)):
         raise CheckpointError(f"{where}: expected one part of each of {first.world} ranks, found those of {ranks}")
     files: list[File] = []
     tensors: dict[str, Tensor] = {}
@@ -201,8 +191,8 @@ def from_bytes(data: bytes, where: str) -> Manifest:
     if body.at("block").number() != BLOCK:
         raise Damaged(f"{where}: body.block: expected {BLOCK}")
     files = tuple(_file(node) for node in body.at("files").items())
-    world, ranks = body.at("world").number(), tuple(node.number() for node in body.at("ranks").items())
-    whole = _are_all(ranks, world)  # a part holds only some slices of a tensor
+    world, ranks = body.at("world").number(), body.at("ranks").numbers()
+    whole = ranks == tuple(range(world))  # a part holds only some slices of a tensor
     return Manifest(
         step=body.at("step").number(),
         generation=body.at("generation").number(),
@@ -219,7 +209,7 @@ def from_bytes(data: bytes, where: str) -> Manifest:
 
 def _file(node: Node) -> File:
     name, size, crcs = node.at("name").text(), node.at("size").number(), node.at("crc32").text()
-    if not is_plain(name):
+    if "/" in name or "\\" in name or name in ("", ".", ".."):
         raise node.at("name").misfit("the plain name of a file")
     count = -(-size // BLOCK)
     if len(crcs) != 8 * count or not set(crcs) <= set("0123456789abcdef"):
@@ -228,7 +218,7 @@ def _file(node: Node) -> File:
 
 
 def _tensor(node: Node, files: Sequence[File], *, whole: bool) -> Tensor:
-    dtype, shape = node.at("dtype").text(), _sizes(node.at("shape"))
+    dtype, shape = node.at("dtype").text(), node.at("shape").numbers()
     if dtype not in BYTES:
         raise node.at("dtype").misfit(f"one of {', '.join(BYTES)}")
     slices = tuple(_slices(node.at("slices"), dtype, shape, files))
@@ -241,7 +231,7 @@ def _tensor(node: Node, files: Sequence[File], *, whole: bool) -> Tensor:
 def _slices(node: Node, dtype: str, shape: tuple[int, ...], files: Sequence[File]) -> Iterator[Slice]:
     for item in node.items():
         file, begin, offset, size = item.four()
-        region = Region(_sizes(offset), _sizes(size))
+        region = Region(offset.numbers(), size.numbers())
         if not region.within(shape):
             raise item.misfit(f"a box in a tensor of {list(shape)}")
         if not file.number() < len(files):
@@ -250,7 +240,3 @@ def _slices(node: Node, dtype: str, shape: tuple[int, ...], files: Sequence[File
         if at.begin + region.volume * BYTES[dtype] > files[at.file].size:
             raise begin.misfit(f"bytes inside of {files[at.file].name}")
         yield at
-
-
-def _sizes(node: Node) -> tuple[int, ...]:
-    return tuple(item.number() for item in node.items())

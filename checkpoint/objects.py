@@ -92,9 +92,13 @@ class ObjectFiles:
     def read(self, name: str, limit: int) -> bytes:
         return bytes(self._fs.cat_file(self._at(name), start=0, end=limit))
 
-    def read_into(self, name: str, begin: int, buffer: memoryview) -> int:
-        data = self._fs.cat_file(self._at(name), start=begin, end=begin + len(buffer))
-        buffer[: len(data)] = data
+    def read_into(self, name: str, begin: int, *buffers: memoryview) -> int:
+        data = memoryview(self._fs.cat_file(self._at(name), start=begin, end=begin + sum(map(len, buffers))))
+        left = data
+        for buffer in buffers:
+            part = left[: len(buffer)]
+            buffer[: len(part)] = part
+            left = left[len(part) :]
         return len(data)
 
     def size(self, name: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from dataclasses import dataclass
 from typing import Literal
@@ -41,8 +42,8 @@ def locate(path: str | os.PathLike[str], step: int | None = None) -> Spot:
         names = files.names()
     except OSError as error:
         raise why(error, "looking for a checkpoint", files.root) from error
-    address = single(files)
-    if address is not None:
+    address = address_of(last)
+    if address is not None:  # one of ours, named by its own folder
         if MANIFEST not in names:
             raise Unusable(f"{files.root}: this checkpoint was never committed")
         return _stepless(Spot(above or "/", "own", address), step, files.root)
@@ -54,11 +55,6 @@ def locate(path: str | os.PathLike[str], step: int | None = None) -> Spot:
     if huggingface.model_files(names):
         return _stepless(Spot(files.root, "huggingface"), step, files.root)
     raise Unusable(f"{files.root}: {_nothing(names)}")
-
-
-def single(files: Files) -> Address | None:
-    """Return which checkpoint of ours a path is the folder of, if it is that of one."""
-    return address_of(files.root.rpartition("/")[2])
 
 
 def _file(folder: str, name: str) -> Spot:
@@ -81,8 +77,6 @@ def _nothing(names: list[str]) -> str:
     pickles = [name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt"))]
     if pickles:
         return f"holds pickles ({pickles[0]}); expected safetensors files, .metadata, or a path that a job saves to"
-    if any(address_of(name) for name in names):
-        return "there is no committed checkpoint"
     return (
         "there is no checkpoint; expected a path that a job saves to, a directory of torch.distributed.checkpoint, "
         "or safetensors files"
@@ -125,7 +119,7 @@ def open_own(files: Files, address: Address) -> Source:
     return Source(
         where=f"{files.root}/{address.folder}",
         tensors=manifest.tensors,
-        reader=lambda: ShardReader(files, address, manifest),
+        reader=functools.partial(ShardReader, files, address, manifest),
         values=manifest.values,
         files=manifest.files,
         step=manifest.step,

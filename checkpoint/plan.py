@@ -48,9 +48,5 @@ def plan_to_bytes(part: Manifest, boxes: bytes) -> bytes:
 
 def _box(node: Node) -> tuple[Box, int]:
     name, dtype, shape, offset, size, begin = node.items()
-    region = Region(_sizes(offset), _sizes(size))
-    return Box(name.text(), dtype.text(), _sizes(shape), region), begin.number()
-
-
-def _sizes(node: Node) -> tuple[int, ...]:
-    return tuple(item.number() for item in node.items())
+    region = Region(offset.numbers(), size.numbers())
+    return Box(name.text(), dtype.text(), shape.numbers(), region), begin.number()

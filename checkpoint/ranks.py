@@ -15,7 +15,7 @@ from typing import TypeVar, cast
 
 import torch.distributed as dist
 
-from tlaunch.checkpoint.errors import CheckpointError, Unusable
+from tlaunch.checkpoint.errors import CheckpointError, Damaged, Unusable
 
 T = TypeVar("T")
 
@@ -56,6 +56,27 @@ class Ranks:
             raise CheckpointError(f"the ranks could not agree, as a checkpoint needs at times: {error}") from error
         return cast("list[T]", said)
 
+    def together(self, do: Callable[[], T], failed: str) -> list[T]:
+        """Do something on all ranks, and return by rank what came of it. When it fails on one of them, it fails on all.
+
+        Raises:
+            CheckpointError: after ``failed``, what the first rank where it failed says; of the class that it has there.
+        """
+        done: list[T] = []
+        error: Exception | None = None
+        try:
+            done.append(do())
+        except Exception as raised:  # noqa: BLE001 - the others wait for us
+            error = raised
+        said = self.everybody((done, _told(error)))
+        if error is not None:
+            raise error
+        for _, problem in said:
+            if problem is not None:
+                kind, text = problem
+                raise kind(f"{failed}: {text}")
+        return [one for there, _ in said for one in there]
+
     def from_first(self, make: Callable[[], T]) -> T:
         """Have rank 0 make something, and return it on every rank. When it fails there, it fails everywhere.
 
@@ -87,6 +108,14 @@ class Ranks:
         if self._group is not None and dist.is_initialized():
             dist.destroy_process_group(self._group)
         self._group = None
+
+
+def _told(error: Exception | None) -> tuple[type[CheckpointError], str] | None:
+    """Return an error so that other ranks can raise it."""
+    if error is None:
+        return None
+    kind = next((kind for kind in (Damaged, Unusable) if isinstance(error, kind)), CheckpointError)
+    return kind, str(error) or repr(error)
 
 
 @dataclass(frozen=True, slots=True)

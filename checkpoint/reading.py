@@ -1,17 +1,18 @@
-"""Reading bytes of shards, and comparing their checksums: before the caller gets them, or in a reading before that."""
+"""Reading bytes of shards, and comparing their checksums."""
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import TypeAlias
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from tlaunch.checkpoint.checksum import crc32
 from tlaunch.checkpoint.errors import Damaged
-from tlaunch.checkpoint.files import Files, why
+from tlaunch.checkpoint.files import Files, LocalFiles, OpenFile, why
 from tlaunch.checkpoint.layout import Address
-from tlaunch.checkpoint.manifest import BLOCK, File, Manifest
+from tlaunch.checkpoint.manifest import BLOCK, Manifest
+from tlaunch.checkpoint.sharing import Cuts, Range, Sums
 
 _KEPT = 4
 """Blocks that are remembered: neighbouring slices begin and end in the same ones."""
@@ -19,151 +20,158 @@ _KEPT = 4
 _AT_ONCE = 16 * BLOCK
 """Bytes that are asked for at once, at most: an object store takes its time for each request."""
 
-Part: TypeAlias = tuple[int, int, int]
-"""Bytes of a block, or all of it: the file, and where they begin and end in it."""
+_AT_ONCE_HERE = 4 * BLOCK
+"""The same of a mounted file system, so that they are still in the processor's cache when they are compared."""
 
-
-def parts(file: int, begin: int, end: int) -> Iterator[Part]:
-    """Cut bytes of a file where its blocks end."""
-    while begin < end:
-        stop = min(end, (begin // BLOCK + 1) * BLOCK)
-        yield file, begin, stop
-        begin = stop
+_LITTLE = BLOCK // 2
+"""A block that less than this is wanted of is remembered: the next tensor is in it, too."""
 
 
 class ShardReader:
     """Reads ranges of the files of one checkpoint. Not for use by several threads at once; make one for each."""
 
-    def __init__(self, files: Files, address: Address, manifest: Manifest) -> None:
+    def __init__(self, files: Files, address: Address, manifest: Manifest, sums: Sums | None = None) -> None:
+        """``sums`` tells what was found in order of blocks of which only parts are wanted."""
+        self._sums = sums or {}
         self._files = files
         self._address = address
         self._manifest = manifest
         self._blocks: OrderedDict[tuple[int, int], memoryview] = OrderedDict()
+        self._at_once = _AT_ONCE_HERE if isinstance(files, LocalFiles) else _AT_ONCE
+        self._scrap = memoryview(bytearray(BLOCK)), memoryview(bytearray(BLOCK))
         self.bytes_read = 0
         """Bytes that were asked of the file system so far."""
 
     def fill(self, file: int, begin: int, out: memoryview) -> None:
         """Fill ``out`` with the bytes of a file from ``begin`` on.
 
-        Blocks that lie in the range as a whole are read to where they belong; of the others a part is copied.
+        Blocks are read to where their bytes belong; of those that hold little of them, a part is copied.
 
         Raises:
             Damaged: bytes have changed or are missing.
         """
-        end = begin + len(out)
+        size, end = self._manifest.files[file].size, begin + len(out)
         at = begin
         while at < end:
-            block = at // BLOCK
-            first = block * BLOCK
-            size = self._manifest.files[file].size
-            whole = min(end if end == size else end // BLOCK * BLOCK, first + _AT_ONCE)
-            if at == first < whole:
-                self._read(file, block, out[at - begin : whole - begin])
-                at = whole
+            first = at // BLOCK * BLOCK
+            last = min(first + BLOCK, size)
+            stop = min(last, end)
+            known = self._sums.get(Range(file, at, stop)) if stop - at < last - first else None
+            if known is not None:
+                self._read_part(Range(file, at, stop), out[at - begin : stop - begin], known)
+            elif stop - at < min(_LITTLE, last - first):
+                out[at - begin : stop - begin] = self._kept(file, first, last)[at - first : stop - first]
             else:
-                last = min(first + BLOCK, size)
-                stop = min(last, end)
-                out[at - begin : stop - begin] = self._kept(file, block, last - first)[at - first : stop - first]
-                at = stop
+                stop = min(end, first + self._at_once)
+                if stop < size and (
+                    0 < stop % BLOCK < _LITTLE or Range(file, stop // BLOCK * BLOCK, stop) in self._sums
+                ):
+                    stop -= stop % BLOCK
+                self._read(file, at, out[at - begin : stop - begin])
+            at = stop
 
-    def _kept(self, file: int, block: int, size: int) -> memoryview:
-        found = self._blocks.get((file, block))
+    def _kept(self, file: int, first: int, last: int) -> memoryview:
+        """Return a block, which may be remembered."""
+        found = self._blocks.get((file, first))
         if found is None:
             # Memory that was touched before is used again: new pages take longer than reading does.
-            old = self._blocks.popitem(last=False)[1] if len(self._blocks) == _KEPT else memoryview(bytearray(BLOCK))
-            found = old[:size]
-            self._read(file, block, found)
-            self._blocks[file, block] = old
+            found = self._blocks.popitem(last=False)[1] if len(self._blocks) == _KEPT else memoryview(bytearray(BLOCK))
+            self._read(file, first, found[: last - first])
+            self._blocks[file, first] = found
         else:
-            self._blocks.move_to_end((file, block))
-        return found[:size]
+            self._blocks.move_to_end((file, first))
+        return found[: last - first]
 
-    def _read(self, file: int, block: int, out: memoryview) -> None:
-        """Read whole blocks, from this one on, and compare their checksums."""
-        begin = block * BLOCK
-        where = self._fetch(file, begin, out)
-        for at in range(begin, begin + len(out), BLOCK):
-            one = out[at - begin : at - begin + BLOCK]
-            if crc32(one) != self._manifest.files[file].blocks[at // BLOCK]:
-                raise Damaged(f"{where}: bytes {at} to {at + len(one)} have changed: their checksum does not fit")
+    def _read(self, file: int, begin: int, out: memoryview, opened: OpenFile | None = None) -> None:
+        """Fill ``out``, and compare the checksums of all blocks that it has bytes of."""
+        described, end = self._manifest.files[file], begin + len(out)
+        first, last = begin // BLOCK * BLOCK, min(-(-end // BLOCK) * BLOCK, described.size)
+        before, after = self._scrap[0][: begin - first], self._scrap[1][: last - end]
+        where = self._fetch(file, first, before, out, after, opened=opened)
+        for at in range(first, last, BLOCK):
+            stop = min(at + BLOCK, last)
+            crc = crc32(before) if at == first else 0
+            crc = crc32(out[max(at - begin, 0) : stop - begin], crc)
+            if stop == last:
+                crc = crc32(after, crc)
+            if crc != described.blocks[at // BLOCK]:
+                raise Damaged(f"{where}: bytes {at} to {stop} have changed: their checksum does not fit")
 
-    def _fetch(self, file: int, begin: int, out: memoryview) -> str:
-        """Read bytes as they are; returns the name of the file, for messages."""
-        described: File = self._manifest.files[file]
-        name = f"{self._address.folder}/{described.name}"
-        where = f"{self._files.root}/{name}"
+    def _read_part(self, part: Range, out: memoryview, known: int) -> None:
+        where = self._fetch(part.file, part.begin, out)
+        if crc32(out) != known:
+            raise Damaged(f"{where}: bytes {part.begin} to {part.end} have changed: their checksum does not fit")
+
+    def _fetch(self, file: int, begin: int, *buffers: memoryview, opened: OpenFile | None = None) -> str:
+        """Read bytes as they are; returns the path of the file, for messages."""
+        wanted = sum(map(len, buffers))
+        full = [buffer for buffer in buffers if buffer]
+        with self._explained(file, begin, begin + wanted) as where:
+            if opened is not None:
+                count = opened.read_into(begin, *full)
+            else:
+                count = self._files.read_into(self._name(file), begin, *full)
+        self.bytes_read += count
+        if count < wanted:
+            size = self._manifest.files[file].size
+            raise Damaged(f"{where}: this shard ends after {begin + count} bytes, expected {size}")
+        return where
+
+    def _name(self, file: int) -> str:
+        return f"{self._address.folder}/{self._manifest.files[file].name}"
+
+    @contextlib.contextmanager
+    def _explained(self, file: int, begin: int, end: int) -> Iterator[str]:
+        """Say of what the operating system refuses where it was. Yields the path of the file, for messages."""
+        where = f"{self._files.root}/{self._name(file)}"
         try:
-            count = self._files.read_into(name, begin, out)
+            yield where
         except FileNotFoundError:
             raise Damaged(f"{where}: this shard is missing") from None
         except OSError as error:
-            raise why(error, f"reading bytes {begin} to {begin + len(out)}", where) from error
-        self.bytes_read += count
-        if count < len(out):
-            raise Damaged(f"{where}: this shard ends after {begin + count} bytes, expected {described.size}")
-        return where
+            raise why(error, f"reading bytes {begin} to {end}", where) from error
 
 
-class FirstReading(ShardReader):
-    """Reads blocks only to compare their checksums, through one small buffer."""
+class Comparer(ShardReader):
+    """Reads blocks only to compare their checksums, through one small buffer, which stays in the processor's cache."""
 
-    def __init__(self, files: Files, address: Address, manifest: Manifest) -> None:
+    def __init__(self, files: LocalFiles, address: Address, manifest: Manifest) -> None:
         super().__init__(files, address, manifest)
+        self._local = files
         self._buffer = memoryview(bytearray(BLOCK))
 
-    def sums(self, wanted: Iterable[Part]) -> Iterator[tuple[Part, int]]:
-        """Compare the checksum of the block that all these parts lie in, and yield one for each part.
+    def compare(self, blocks: Range, cuts: Cuts) -> dict[Range, int]:
+        """Read some blocks of a file in order. Returns the checksums of those parts of them that are in ``cuts``.
 
         Raises:
             Damaged: bytes have changed or are missing.
         """
-        first, whole = 0, None
-        for file, begin, end in wanted:
-            if whole is None:
-                first = begin // BLOCK * BLOCK
-                whole = self._buffer[: min(BLOCK, self._manifest.files[file].size - first)]
-                self._read(file, first // BLOCK, whole)
-            yield (file, begin, end), crc32(whole[begin - first : end - first])
-
-
-class SecondReading(ShardReader):
-    """Reads what was read before, straight to where it belongs, and compares it with the first time's checksums."""
-
-    def __init__(self, files: Files, address: Address, manifest: Manifest, sums: Mapping[Part, int]) -> None:
-        super().__init__(files, address, manifest)
-        self._sums = sums
-
-    def fill(self, file: int, begin: int, out: memoryview) -> None:
-        """Fill ``out`` with bytes of a file whose parts were all among those of the first reading.
-
-        Raises:
-            Damaged: they have changed since, or are missing. Some of them are in ``out`` now.
-        """
-        for part in parts(file, begin, begin + len(out)):
-            _, at, stop = part
-            target = out[at - begin : stop - begin]
-            where = self._fetch(file, at, target)
-            if crc32(target) != self._sums[part]:
-                raise Damaged(f"{where}: bytes {at} to {stop} have changed while they were loaded")
+        file, size = blocks.file, self._manifest.files[blocks.file].size
+        sums: dict[Range, int] = {}
+        with self._explained(file, blocks.begin, blocks.end), self._local.opened(self._name(file)) as opened:
+            for begin in range(blocks.begin, min(blocks.end, size), BLOCK):
+                block = self._buffer[: min(BLOCK, size - begin)]
+                self._read(file, begin, block, opened)
+                for part in cuts.get((file, begin), ()):
+                    sums[part] = crc32(block[part.begin - begin : part.end - begin])
+        return sums
 
 
 @dataclass(frozen=True, slots=True)
 class Twice:
-    """Reads a checkpoint that lies where reading it once more costs little. Each thread makes readers of its own."""
+    """Reads a checkpoint that lies where reading it once more costs little: first to compare, then to load."""
 
-    files: Files
+    files: LocalFiles
     address: Address
     manifest: Manifest
-    sums: dict[Part, int] = field(default_factory=dict)
-    """Of what the first reading has found in order."""
 
-    def first(self) -> FirstReading:
+    def comparer(self) -> Comparer:
         """Return what compares checksums."""
-        return FirstReading(self.files, self.address, self.manifest)
+        return Comparer(self.files, self.address, self.manifest)
 
-    def second(self) -> SecondReading:
+    def reader(self, sums: Sums) -> ShardReader:
         """Return what reads to where the bytes belong."""
-        return SecondReading(self.files, self.address, self.manifest, self.sums)
+        return ShardReader(self.files, self.address, self.manifest, sums)
 
 
 def verify(files: Files, address: Address, manifest: Manifest, told: Callable[[int], object] | None = None) -> int:

@@ -27,21 +27,23 @@ class Region:
 
     def within(self, shape: Sequence[int]) -> bool:
         """Whether the box lies in a tensor of this shape."""
-        return len(self.offset) == len(self.shape) == len(shape) and all(
-            min(offset, size) >= 0 and offset + size <= limit
-            for offset, size, limit in zip(self.offset, self.shape, shape, strict=True)
-        )
+        if not len(self.offset) == len(self.shape) == len(shape):
+            return False
+        for offset, size, limit in zip(self.offset, self.shape, shape, strict=True):
+            if offset < 0 or size < 0 or offset + size > limit:
+                return False
+        return True
 
     def intersection(self, other: Region) -> Region | None:
         """Return the box that both share, or ``None`` when they share no element."""
-        start = tuple(map(max, self.offset, other.offset))
-        end = tuple(min(a, b) for a, b in zip(self._end, other._end, strict=True))
-        shape = tuple(b - a for a, b in zip(start, end, strict=True))
-        return None if any(size <= 0 for size in shape) else Region(start, shape)
-
-    @property
-    def _end(self) -> tuple[int, ...]:
-        return tuple(offset + size for offset, size in zip(self.offset, self.shape, strict=True))
+        start, shape = [], []
+        for a, size, b, other_size in zip(self.offset, self.shape, other.offset, other.shape, strict=True):
+            begin, end = max(a, b), min(a + size, b + other_size)
+            if begin >= end:
+                return None
+            start.append(begin)
+            shape.append(end - begin)
+        return Region(tuple(start), tuple(shape))
 
     def relative_to(self, outer: Region) -> Region:
         """Return the same box, counted from the first element of ``outer``."""

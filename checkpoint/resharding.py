@@ -8,7 +8,8 @@ import itertools
 import mmap
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -20,9 +21,10 @@ from tlaunch.checkpoint.files import Files
 from tlaunch.checkpoint.layout import Address
 from tlaunch.checkpoint.manifest import BLOCK, Manifest, Slice, Tensor
 from tlaunch.checkpoint.memory import is_plain, memory_of
-from tlaunch.checkpoint.reading import FirstReading, Part, ShardReader, Twice, parts
+from tlaunch.checkpoint.reading import Comparer, ShardReader
 from tlaunch.checkpoint.region import Region
 from tlaunch.checkpoint.shard import Box
+from tlaunch.checkpoint.sharing import Cuts, Range, union
 from tlaunch.checkpoint.source import Reader
 
 T = TypeVar("T")
@@ -45,12 +47,44 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """So many bytes from ``begin`` of a file on, and what to do to have them in their place."""
+    """So many bytes from ``begin`` of a file on, and what to do to have them in their place in the tensor ``name``."""
 
+    name: str
     file: int
     begin: int
     size: int
     do: Callable[[Reader], None]
+
+
+class Filling:
+    """All that has to be read to fill some tensors, which may be anywhere and of any strides."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], wanted: Sequence[Wanted], boxes: Sequence[torch.Tensor]) -> None:
+        """Look where in a checkpoint the bytes are for boxes of these shapes and types."""
+        reads = (
+            read for want, box in zip(wanted, boxes, strict=True) for read in _reads(tensors[want.name], want, box)
+        )
+        # In the order of the file, so that blocks which several tensors share are read once.
+        self._reads = sorted(reads, key=lambda read: (read.file, read.begin))
+        self._elsewhere = {box.device for box in boxes if box.is_cuda}
+
+    @property
+    def ranges(self) -> list[Range]:
+        """The bytes that hold all of it."""
+        return union(Range(read.file, read.begin, read.begin + read.size) for read in self._reads)
+
+    def read(self, readers: Callable[[], Reader], names: AbstractSet[str] | None = None) -> None:
+        """Fill the tensors, or those of some names, no two of which may share memory. Each thread makes a reader.
+
+        Raises:
+            Damaged: bytes have changed or are missing. Some of the tensors are changed.
+        """
+        reads = [read for read in self._reads if names is None or read.name in names]
+        for device in self._elsewhere:
+            torch.cuda.synchronize(device)
+        _in_threads(list(_groups(reads)), readers, _read_all)
+        for device in self._elsewhere:
+            torch.cuda.synchronize(device)  # the threads' streams are not the caller's
 
 
 def load(files: Files, address: Address, manifest: Manifest, wanted: Sequence[Wanted]) -> list[torch.Tensor]:
@@ -67,62 +101,35 @@ def gather(
         Damaged: bytes have changed or are missing.
     """
     boxes = _room_for(tensors, wanted)
-    fill(tensors, readers, wanted, boxes)
+    Filling(tensors, wanted, boxes).read(readers)
     return boxes
 
 
-def fill(
-    tensors: Mapping[str, Tensor],
-    readers: Callable[[], Reader],
-    wanted: Sequence[Wanted],
-    boxes: Sequence[torch.Tensor],
-) -> None:
-    """Read each wanted box into a tensor of its shape and type, which may be anywhere and of any strides.
-
-    No two of them may share memory. Each thread makes a reader.
-
-    Raises:
-        Damaged: bytes have changed or are missing. Some of the tensors are changed.
-    """
-
-    def read(group: Sequence[_Read], reader: Reader) -> None:
-        for one in group:
-            one.do(reader)
-
-    elsewhere = {box.device for box in boxes if box.is_cuda}
-    for device in elsewhere:
-        torch.cuda.synchronize(device)
-    # In the order of the file, so that blocks which several tensors share are read once.
-    _in_threads(list(_groups(_sorted_reads(tensors, wanted, boxes))), readers, read)
-    for device in elsewhere:
-        torch.cuda.synchronize(device)  # the threads' streams are not the caller's
-
-
-def check(tensors: Mapping[str, Tensor], twice: Twice, wanted: Sequence[Wanted], boxes: Sequence[torch.Tensor]) -> None:
-    """Read once what :func:`fill` will read with ``twice.second``, and compare all checksums. Changes no tensor.
+def compare(
+    blocks: Iterable[Range], parts: Cuts, comparers: Callable[[], Comparer], *, threads: int
+) -> dict[Range, int]:
+    """Compare the checksums of some blocks, and return those of parts of them. Each thread makes a comparer.
 
     Raises:
         Damaged: bytes have changed or are missing.
     """
-    blocks: dict[tuple[int, int], dict[Part, None]] = {}
-    for read in _sorted_reads(tensors, wanted, boxes):
-        for part in parts(read.file, read.begin, read.begin + read.size):
-            blocks.setdefault((read.file, part[1] // BLOCK), {})[part] = None
+    sums: dict[Range, int] = {}
 
-    def compare(block: Sequence[Part], reader: FirstReading) -> None:
-        twice.sums.update(reader.sums(block))
+    def do(some: Range, comparer: Comparer) -> None:
+        sums.update(comparer.compare(some, parts))
 
-    _in_threads([list(block) for block in blocks.values()], twice.first, compare)
+    _in_threads(list(blocks), comparers, do, threads)
+    return sums
 
 
-def _sorted_reads(
-    tensors: Mapping[str, Tensor], wanted: Sequence[Wanted], boxes: Sequence[torch.Tensor]
-) -> list[_Read]:
-    reads = [read for want, box in zip(wanted, boxes, strict=True) for read in _reads(tensors[want.name], want, box)]
-    return sorted(reads, key=lambda read: (read.file, read.begin))
+def _read_all(group: Sequence[_Read], reader: Reader) -> None:
+    for read in group:
+        read.do(reader)
 
 
-def _in_threads(tasks: Sequence[T], readers: Callable[[], R], do: Callable[[T, R], None]) -> None:
+def _in_threads(
+    tasks: Sequence[T], readers: Callable[[], R], do: Callable[[T, R], None], threads: int | None = None
+) -> None:
     """Have some threads, each with a reader, take one task after the other. The first failure ends it."""
     left = iter(tasks)
     lock = threading.Lock()
@@ -141,7 +148,7 @@ def _in_threads(tasks: Sequence[T], readers: Callable[[], R], do: Callable[[T, R
                     list(left)  # the others need not go on
                 raise
 
-    threads = min(max(_THREADS, os.cpu_count() or 1), len(tasks))
+    threads = min(threads or max(_THREADS, os.cpu_count() or 1), len(tasks))
     if not threads:
         return
     with ThreadPoolExecutor(threads, thread_name_prefix="checkpoint read") as pool:
@@ -186,22 +193,22 @@ def _reads(tensor: Tensor, want: Wanted, box: torch.Tensor) -> Iterator[_Read]:
         if shared is None:
             continue
         source, target = shared.relative_to(at.region), shared.relative_to(want.region)
-        into = list(target.runs(want.region.shape))[:2]
-        (first, count), *more = list(source.runs(at.region.shape))[:2]
+        into = list(itertools.islice(target.runs(want.region.shape), 2))
+        (first, count), *more = itertools.islice(source.runs(at.region.shape), 2)
         if not more and len(into) == 1 and is_plain(box):
             out = memory_of(box)[into[0][0] * width : (into[0][0] + count) * width]
-            yield from _run(at.file, at.begin + first * width, out)
+            yield from _run(want.name, at.file, at.begin + first * width, out)
         else:
-            yield from _rows(at, source, box[_index(target)], width)
+            yield from _rows(want.name, at, source, box[_index(target)], width)
 
 
-def _run(file: int, begin: int, out: memoryview) -> Iterator[_Read]:
+def _run(name: str, file: int, begin: int, out: memoryview) -> Iterator[_Read]:
     """Read bytes that lie next to each other, in parts that end where blocks do."""
     done = 0
     while done < len(out):
         end = min(len(out), (begin + done + _AT_ONCE) // BLOCK * BLOCK - begin)
         part, at = out[done:end], begin + done
-        yield _Read(file, at, end - done, functools.partial(_fill, file=file, begin=at, out=part))
+        yield _Read(name, file, at, end - done, functools.partial(_fill, file=file, begin=at, out=part))
         done = end
 
 
@@ -213,7 +220,7 @@ def _fill(reader: Reader, *, file: int, begin: int, out: memoryview) -> None:
     reader.fill(file, begin, out)
 
 
-def _rows(at: Slice, source: Region, out: torch.Tensor, width: int) -> Iterator[_Read]:
+def _rows(name: str, at: Slice, source: Region, out: torch.Tensor, width: int) -> Iterator[_Read]:
     """Read a box in parts, some rows with what lies between what is wanted of them, and pick."""
     if not at.region.shape:
         at, source, out = Slice(at.file, at.begin, Region((0,), (1,))), Region((0,), (1,)), out.unsqueeze(0)
@@ -230,4 +237,4 @@ def _rows(at: Slice, source: Region, out: torch.Tensor, width: int) -> Iterator[
             reader.fill(at.file, first, memory_of(rows))
             part.copy_(rows[(slice(None), *rest)])
 
-        yield _Read(at.file, first, count * row, pick)
+        yield _Read(name, at.file, first, count * row, pick)

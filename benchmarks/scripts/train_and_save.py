@@ -3,8 +3,9 @@
 Usage: train_and_save.py FOLDER BYTES ROUNDS EVERY ARM...
 
 Each round has one window of 2 x EVERY training steps for each arm, in random order, in which a save begins before every
-EVERY-th step unless one is still being written, and before it EVERY steps without saves. Then each arm saves once while
-nothing is trained, beside a plain write of as many bytes with ``fsync``. An arm that fails says why, and is left out.
+EVERY-th step unless one is still being written; before and after it there are EVERY steps without saves. Then each arm
+saves once while nothing is trained, beside a plain write of as many bytes with ``fsync``. An arm that fails says why,
+and is left out.
 """
 
 from __future__ import annotations
@@ -126,17 +127,20 @@ def main() -> None:
     report("state", "", held / 1e9, "GB")
     window(training, None, every, every)  # the first is slower
     order = random.Random(0)
+    before, _ = window(training, None, every, every)
     for _ in range(rounds):
         for name in order.sample(sorted(arms), len(arms)):
             arm = arms[name]
-            alone, _ = window(training, None, every, every)
             training.steps += 1
             seconds, blocked = window(training, arm, every, 2 * every)
             arm.wait()
             os.sync()  # what one arm has left unsynced is not to disturb the next
-            report("step undisturbed", "", alone, "s")
+            after, _ = window(training, None, every, every)
+            report("step undisturbed", "", after, "s")
             report("step while saving", name, seconds, "s")
-            report("throughput while saving", name, alone / seconds, "")
+            # The machine may become faster or slower: what was measured in the middle is compared with both sides.
+            report("throughput while saving", name, (before + after) / 2 / seconds, "")
+            before = after
             report("saves in a window", name, len(blocked), "")
             for took in blocked:
                 report("blocked", name, took * 1000, "ms")

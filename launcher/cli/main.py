@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from tlaunch.errors import TlaunchError
-from tlaunch.launcher.cli.printing import printable
 from tlaunch.launcher.store.protocol import StoreUnavailable
 
 
@@ -59,7 +58,8 @@ def _say_no_more() -> None:
 
 
 def _say(message: str, code: int) -> int:
-    sys.stderr.write(f"tlaunch: {printable(' '.join(message.split()))}\n")
+    line = " ".join(message.split())
+    sys.stderr.write(f"tlaunch: {line}\n")
     return code
 
 

@@ -32,18 +32,19 @@ def test_what_changes_between_the_two_readings_is_said(tmp_path: Path, monkeypat
         saved = {"a": torch.ones(1000), "b": torch.ones(MANY)}
         assert checkpointer.save(1, saved).result(WITHIN)
         state = {"a": torch.zeros(1000), "b": torch.zeros(MANY)}
-        check = resharding.check
+        compare = resharding.compare
 
-        def check_and_change(*args: object) -> None:
-            cast("Any", check)(*args)
+        def compare_and_change(*args: object, **more: object) -> object:
+            sums = cast("Any", compare)(*args, **more)
             assert not state["a"].any(), "the first reading changes nothing"
             assert not state["b"].any()
             flip(tmp_path, BLOCK)
+            return sums
 
-        monkeypatch.setattr(restoring, "check", check_and_change)
+        monkeypatch.setattr(restoring, "compare", compare_and_change)
         with pytest.raises(
             Damaged,
-            match=r"rank-00000\.safetensors: bytes \d+ to \d+ have changed while they were loaded; "
+            match=r"rank-00000\.safetensors: bytes \d+ to \d+ have changed: their checksum does not fit; "
             "the state is partly loaded now",
         ):
             checkpointer.restore(state)
