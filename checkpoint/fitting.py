@@ -13,7 +13,7 @@ from tlaunch.checkpoint.errors import Unusable
 from tlaunch.checkpoint.flat import Flat, State, expand, flatten
 from tlaunch.checkpoint.layout import is_reserved
 from tlaunch.checkpoint.resharding import Filling, Wanted
-from tlaunch.checkpoint.slices import Held, held
+from tlaunch.checkpoint.slices import Held, Known, held
 from tlaunch.checkpoint.source import Source
 from tlaunch.checkpoint.values import from_json
 
@@ -55,7 +55,8 @@ def fit(source: Source, state: State, *, strict: bool) -> Fitting:
         if complaints:  # what is too much is no complaint of one rank alone: another may want it
             complaints += listed("not in the state", there - wanted)
             raise Unusable(f"{source.where}: {'; '.join(complaints)} (strict=False leaves them alone)")
-    boxes = {name: held(name, tensor) for name, tensor in flat.tensors.items() if name in there}
+    known: Known = {}
+    boxes = {name: held(name, tensor, known) for name, tensor in flat.tensors.items() if name in there}
     values = {name for name in flat.values if name in there}
     differing = listed("a tensor here, a value there", boxes.keys() & source.values.keys())
     differing += listed("a value here, a tensor there", values & source.tensors.keys())
@@ -102,8 +103,10 @@ def _names(source: Source) -> set[str]:
 
 def _tied(flat: Flat, there: set[str]) -> set[str]:
     """Return the names of tensors that are also in the checkpoint under another name, as tied weights may be."""
+    if not (absent := flat.tensors.keys() - there):
+        return set()
     filled = {_memory(tensor) for name, tensor in flat.tensors.items() if name in there}
-    return {name for name, tensor in flat.tensors.items() if name not in there and _memory(tensor) in filled}
+    return {name for name in absent if _memory(flat.tensors[name]) in filled}
 
 
 def _memory(tensor: torch.Tensor) -> object:

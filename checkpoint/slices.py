@@ -33,7 +33,11 @@ class Held:
         return self.region.volume * dtypes.BYTES[self.dtype]
 
 
-def held(name: str, tensor: torch.Tensor) -> Held:
+Known: TypeAlias = "dict[object, Region]"
+"""Boxes of tensors that were looked at before: a model has few meshes and shapes, and torch takes its time for each."""
+
+
+def held(name: str, tensor: torch.Tensor, known: Known | None = None) -> Held:
     """Return what this rank holds of a tensor.
 
     Raises:
@@ -48,8 +52,13 @@ def held(name: str, tensor: torch.Tensor) -> Held:
         return Held(dtype, tuple(tensor.shape), Region.whole(tensor.shape), tensor.detach())
     if any(placement.is_partial() for placement in tensor.placements):
         raise Unusable(f"{name}: a DTensor with partial sums; expected it to be reduced before it is saved")
-    (chunk,) = tensor.__create_chunk_list__()
-    region = Region(tuple(chunk.offsets), tuple(chunk.sizes))
+    form = (tensor.device_mesh, tensor.shape, tensor.placements)
+    region = known.get(form) if known is not None else None
+    if region is None:
+        (chunk,) = tensor.__create_chunk_list__()
+        region = Region(tuple(chunk.offsets), tuple(chunk.sizes))
+        if known is not None:
+            known[form] = region
     return Held(dtype, tuple(tensor.shape), region, tensor.to_local().detach())
 
 
@@ -63,7 +72,8 @@ class Inventory:
 
 def inventory(flat: Flat) -> Inventory:
     """Return what this rank holds."""
-    parts = {name: held(name, tensor) for name, tensor in flat.tensors.items()}
+    known: Known = {}
+    parts = {name: held(name, tensor, known) for name, tensor in flat.tensors.items()}
     boxes = ((name, at.region, at.size) for name, at in parts.items())
     return Inventory(tuple(boxes), tuple(flat.values))
 
