@@ -27,7 +27,11 @@ class Arena:
         self.fd = fd
         self.size = size
         flags = mmap.MAP_SHARED | (mmap.MAP_POPULATE if touch else 0)
-        self._map = mmap.mmap(fd, max(size, 1), flags=flags)
+        try:
+            self._map = mmap.mmap(fd, max(size, 1), flags=flags)
+        except BaseException:
+            os.close(fd)
+            raise
         self.view = memoryview(self._map)[:size]
         self.before_close: list[Callable[[], object]] = []
         """Called before the memory goes."""
@@ -39,12 +43,9 @@ class Arena:
         Raises:
             CheckpointError: there is not enough memory.
         """
-        fd = os.memfd_create("tlaunch-checkpoint", os.MFD_CLOEXEC)
         try:
-            os.posix_fallocate(fd, 0, max(size, 1))
-            return cls(fd, size, touch=True)
+            return cls(_reserved(size), size, touch=True)
         except OSError as error:
-            os.close(fd)
             raise CheckpointError(f"a snapshot needs {size} bytes of shared memory: {error.strerror}") from error
 
     def close(self) -> None:
@@ -54,3 +55,14 @@ class Arena:
         self.view.release()
         self._map.close()
         os.close(self.fd)
+
+
+def _reserved(size: int) -> int:
+    """Return the descriptor of so many bytes, each of which is there."""
+    fd = os.memfd_create("tlaunch-checkpoint", os.MFD_CLOEXEC)
+    try:
+        os.posix_fallocate(fd, 0, max(size, 1))
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd

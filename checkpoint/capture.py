@@ -18,6 +18,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 from tlaunch.checkpoint.arena import Arena
 from tlaunch.checkpoint.dtypes import torch_name
 from tlaunch.checkpoint.gpu import beside, on_gpu
+from tlaunch.checkpoint.memory import is_plain
 from tlaunch.checkpoint.slices import Held
 
 # Through a handle of its own, ctypes lets other threads run meanwhile; ctypes.memmove would not.
@@ -49,7 +50,8 @@ class Capture:
         here = [target for target in later if not on_gpu(target.held.local)]
         away = [_cloned(target) for target in now if on_gpu(target.held.local)]
         away += [target for target in later if on_gpu(target.held.local)]
-        self._events = beside(arena, [(self._tensor(target), target.held.local) for target in away if target.size])
+        copies = [(self._tensor(target), _resolved(target.held.local)) for target in away if target.size]
+        self._events = beside(arena, copies)
         copiers.submit(self._run, here)
 
     def wait(self) -> None:
@@ -76,7 +78,7 @@ class Capture:
         if target.size == 0:
             return
         source = target.held.local
-        if source.device.type == "cpu" and source.is_contiguous():
+        if is_plain(source):
             # Not Tensor.copy_: in another thread it would start a pool of threads of its own beside the trainer's.
             base = ctypes.addressof(ctypes.c_char.from_buffer(self._arena.view, target.begin))
             _MEMCPY(base, source.data_ptr(), target.size)
@@ -96,6 +98,11 @@ class Capture:
 def _cloned(target: Target) -> Target:
     """Keep what may change at any time, on the GPU: a copy to the host would wait for everything before it."""
     return replace(target, held=replace(target.held, local=target.held.local.clone()))
+
+
+def _resolved(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor whose bytes are its numbers: torch leaves conjugating and negating for later."""
+    return tensor.resolve_conj().resolve_neg()
 
 
 class StepGuard:

@@ -34,10 +34,10 @@ class Keep:
 
 def committed(files: Files) -> list[Address]:
     """Return the committed checkpoints, the newest last."""
-    return [address for address, names in _folders(files) if MANIFEST in names]
+    return [address for address, names in folders(files) if MANIFEST in names]
 
 
-def _folders(files: Files) -> list[tuple[Address, list[str]]]:
+def folders(files: Files) -> list[tuple[Address, list[str]]]:
     """Return what could be a checkpoint, the newest last, with the names of its files."""
     try:
         addresses = sorted(address for name in files.names() if (address := address_of(name)) is not None)
@@ -79,7 +79,7 @@ def manifest_of(files: Files, address: Address) -> Manifest:
         raise why(error, "reading a manifest", where) from error
     if (manifest.generation, manifest.step) != (address.generation, address.step):
         raise Damaged(f"{where}: is that of step {manifest.step} of generation {manifest.generation}")
-    if manifest.ranks != tuple(range(manifest.world)):
+    if not manifest.is_whole:
         raise Damaged(f"{where}: holds the ranks {manifest.ranks}, expected all of {manifest.world}")
     return manifest
 
@@ -89,13 +89,13 @@ def prune(files: Files, keep: Keep) -> list[Address]:
 
     What is older than all that is kept, and was given up by a rank that is absent from it, goes too.
     """
-    folders = _folders(files)
-    there = [address for address, names in folders if MANIFEST in names]
+    found = folders(files)
+    there = [address for address, names in found if MANIFEST in names]
     superfluous = keep.superfluous(there)
     oldest = min(set(there).difference(superfluous), default=None)
     given_up = [
         address
-        for address, names in folders
+        for address, names in found
         if MANIFEST not in names and any(absent_of(name) is not None for name in names)
         if oldest is not None and address < oldest
     ]

@@ -257,7 +257,10 @@ class Checkpointer:
 
     def _started(self) -> str:
         if self._home is not None:
-            self._home.start()
+            try:
+                self._home.start()
+            except OSError as error:
+                raise CheckpointError(f"no saver can be started: {error}") from error
         return self._socket
 
     def _part(self, step: int, values: dict[str, Json]) -> Manifest:

@@ -157,7 +157,7 @@ def _tensor(item: WriteItem, planner: SavePlanner) -> tuple[Piece, torch.Tensor]
     described = item.tensor_data
     assert isinstance(data, torch.Tensor)
     assert described is not None
-    local = data.detach().cpu().contiguous()
+    local = data.detach().cpu().resolve_conj().resolve_neg().contiguous()
     region = Region(tuple(described.chunk.offsets), tuple(described.chunk.sizes))
     dtype = dtypes.name_of(str(local.dtype), item.index.fqn)
     return Piece(item.index.fqn, dtype, tuple(described.size), region, memory_of(local)), local

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import pickle
+import re
 import threading
 import zipfile
 from collections import OrderedDict
@@ -21,7 +22,7 @@ import torch
 from tlaunch.checkpoint import dtypes, pickled
 from tlaunch.checkpoint.errors import Damaged, Unusable
 from tlaunch.checkpoint.files import Files, read_foreign, why
-from tlaunch.checkpoint.layout import DCP_PATHS
+from tlaunch.checkpoint.layout import DCP_PATHS, is_plain
 from tlaunch.checkpoint.manifest import Slice, Tensor
 from tlaunch.checkpoint.memory import memory_of
 from tlaunch.checkpoint.pickled import Stand, StoredBytes, StoredTensor, attribute, sizes
@@ -34,8 +35,8 @@ METADATA = ".metadata"
 _MAX_BYTES = 1 << 30
 """Of the metadata."""
 
-_KEPT = 4
-"""Chunks that are remembered."""
+_KEPT = 1 << 30
+"""Bytes of chunks that are remembered: what is cut across its rows is streamed through all of its chunks at once."""
 
 Anything: TypeAlias = Any
 
@@ -98,7 +99,7 @@ def _items(stored: Mapping[Anything, Anything], where: str) -> Iterator[tuple[Ke
         file = attribute(info, "relative_path", str, where)
         if info.state.get("transform_descriptors"):
             raise Unusable(f"{where}: {name} is stored as {info.state['transform_descriptors']}; expected it as it is")
-        if "/" in file or "\\" in file or file in ("", ".", ".."):
+        if not is_plain(file):
             raise Unusable(f"{where}: {name}: expected the plain name of a file, found {file!r}")
         place = sizes((info.state.get("offset"), info.state.get("length")), f"{where}: {name}")
         yield (name, None if offset is None else sizes(offset, where)), Item(name, file, *place)
@@ -163,8 +164,9 @@ def _loaded(files: Files, item: Item) -> Anything:
     try:
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        asked = next((line for line in str(error).splitlines() if "GLOBAL" in line), str(error).partition("\n")[0])
-        raise Unusable(f"{item.name}: in {where}: not loaded, as that would run code: {asked.strip()}") from None
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        asked = f"it asks for {named[1]}" if named else str(error).partition("\n")[0]
+        raise Unusable(f"{item.name}: in {where}: not loaded, as that would run code: {asked}") from None
     except (RuntimeError, EOFError, ValueError, TypeError, LookupError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split())
         raise Damaged(f"{where}: bytes {item.begin} to {item.begin + item.size}: no {item.name}: {reason}") from None
@@ -180,17 +182,25 @@ class _ChunkReader:
         self._files = files
         self._chunks = chunks
         self._kept: OrderedDict[int, torch.Tensor] = OrderedDict()
+        self._held = 0
         self._lock = threading.Lock()
 
     def fill(self, file: int, begin: int, out: memoryview) -> None:
         with self._lock:
             found = self._kept.pop(file, None)
             if found is None:
-                while len(self._kept) >= _KEPT:
-                    self._kept.popitem(last=False)
+                size = self._size(file)
+                while self._kept and self._held + size > _KEPT:
+                    oldest, _ = self._kept.popitem(last=False)
+                    self._held -= self._size(oldest)
                 found = self._read(*self._chunks[file])
+                self._held += size
             self._kept[file] = found
         out[:] = memory_of(found)[begin : begin + len(out)]
+
+    def _size(self, file: int) -> int:
+        _, tensor, region = self._chunks[file]
+        return region.volume * dtypes.BYTES[tensor.dtype]
 
     def _read(self, item: Item, tensor: Tensor, region: Region) -> torch.Tensor:
         loaded = _loaded(self._files, item)

@@ -7,11 +7,11 @@ is there that would be taken for a whole model.
 from __future__ import annotations
 
 import json
-import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from tlaunch.checkpoint.checksum import crc32
 from tlaunch.checkpoint.errors import Unusable
 from tlaunch.checkpoint.files import why
 from tlaunch.checkpoint.flows import Flow, contents, flows
@@ -81,7 +81,7 @@ def write(export: Export, target: str, told: Callable[[int], object] = lambda _:
     sums: dict[str, int] = {}
 
     def heard(name: str, chunk: memoryview) -> None:
-        sums[name] = zlib.crc32(chunk, sums.get(name, 0))
+        sums[name] = crc32(chunk, sums.get(name, 0))
         told(len(chunk))
 
     shards = _packed(flows(export.source, export.names, export.dtype, heard), export.shard_size)

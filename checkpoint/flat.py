@@ -6,6 +6,7 @@ for the names.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
@@ -159,11 +160,20 @@ def _opened(tree: Value) -> bool:
 def rebuild(tree: Value, flat: Flat, path: str = "") -> Value:
     """Return a tree of the same form with the leaves of ``flat``; what it lacks stays as it is in ``tree``."""
     if isinstance(tree, Mapping) and tree:
-        return {key: rebuild(item, flat, f"{path}.{key}" if path else str(key)) for key, item in tree.items()}
+        rebuilt = {key: rebuild(item, flat, f"{path}.{key}" if path else str(key)) for key, item in tree.items()}
+        return rebuilt if type(tree) is dict or not isinstance(tree, dict) else _like(tree, rebuilt)
     if _opened(tree):
         items = [rebuild(item, flat, f"{path}.{index}" if path else str(index)) for index, item in enumerate(tree)]
         return items if isinstance(tree, list) else tuple(items)
     return flat.tensors.get(path, tree) if isinstance(tree, torch.Tensor) else flat.values.get(path, tree)
+
+
+def _like(tree: dict[Any, Any], rebuilt: dict[Any, Any]) -> dict[Any, Any]:
+    """Return a mapping of the same kind: some schedulers count with a ``Counter``."""
+    like = copy.copy(tree)
+    for key, item in rebuilt.items():
+        like[key] = item
+    return like
 
 
 def stateful(state: State) -> set[str]:

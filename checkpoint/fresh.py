@@ -22,10 +22,12 @@ def fresh(target: str, size: int) -> Iterator[Files]:
     """
     files = open_files(target)
     path = Path(files.root) if isinstance(files, LocalFiles) else None
-    if path is not None and path.exists() and not path.is_dir():
-        raise Unusable(f"{path}: is a file; expected an empty folder or none")
-    there = path is not None and path.is_dir()
+    made: list[Path] = []
     try:
+        if path is not None:
+            made = [each for each in (path, *path.parents) if not each.exists()]
+            if not made and not path.is_dir():
+                raise Unusable(f"{path}: is a file; expected an empty folder or none")
         found = files.names()
         if found:
             raise Unusable(f"{files.root}: is not empty ({found[0]}); expected an empty folder or none")
@@ -40,6 +42,6 @@ def fresh(target: str, size: int) -> Iterator[Files]:
         with contextlib.suppress(OSError):
             for name in files.names():
                 files.remove(name)
-            if path is not None and not there:
-                path.rmdir()
+            for each in made:
+                each.rmdir()
         raise

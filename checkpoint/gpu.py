@@ -9,6 +9,7 @@ This follows torch's and CUDA's documentation. It has not run on a GPU yet.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 from collections.abc import Sequence
@@ -61,7 +62,7 @@ def beside(arena: Arena, copies: Sequence[tuple[torch.Tensor, torch.Tensor]]) ->
             source.record_stream(streams[source.device])  # its memory is not given to others before
     ends = []
     for device, stream in streams.items():
-        event = torch.cuda.Event()
+        event = torch.cuda.Event(blocking=True)  # else the copier would look again and again, on a core of training
         event.record(stream)
         ends.append(Copied(device, event))
     return ends
@@ -78,7 +79,14 @@ def pin(arena: Arena) -> None:
     cuda: Any = torch.cuda.cudart()
     error = int(cuda.cudaHostRegister(address, arena.size, _PORTABLE))
     if error:
+        _forget_error()
         log.warning("%d bytes cannot be pinned, CUDA error %d: copies from GPUs hold training up", arena.size, error)
         arena.before_close.append(lambda: None)
     else:
         arena.before_close.append(lambda: cuda.cudaHostUnregister(address))
+
+
+def _forget_error() -> None:
+    """Let torch find the error that CUDA keeps of a call that was refused, or the next kernel of the training would."""
+    with contextlib.suppress(RuntimeError):
+        torch.zeros(1, device="cuda")

@@ -117,12 +117,20 @@ class SaverHome:
         self._closing = threading.Event()
         self._keeper: threading.Thread | None = None
         self._lives = Lives()
+        self._given_up = False
         self.pid = 0
         """The process that was started last."""
 
     def start(self) -> None:
-        """Start a saver, unless one runs. Those who connect meanwhile wait for it at the socket."""
-        if self._keeper is None or not self._keeper.is_alive():
+        """Start a saver, unless one runs, or too many have died. Those who connect meanwhile wait at the socket.
+
+        Raises:
+            OSError: it cannot be listened there.
+        """
+        if not self._given_up and (self._keeper is None or not self._keeper.is_alive()):
+            if self._listener.fileno() < 0:
+                Path(self.path).unlink(missing_ok=True)
+                self._listener = listen(self.path)
             self._keeper = threading.Thread(target=self._keep, name="checkpoint saver", daemon=True)
             self._keeper.start()
 
@@ -130,7 +138,12 @@ class SaverHome:
         another = True
         while another:
             self._lives.begin()
-            process = start_saver(self._listener, f"--tidy={self.path}")
+            try:
+                process = start_saver(self._listener, f"--tidy={self.path}")
+            except OSError as error:
+                log.error("no saver can be started: %s; the next save tries it again", error)  # noqa: TRY400
+                self._listener.close()  # whoever waits there is refused
+                return
             self.pid = process.pid
             code = process.wait()
             if code == 0 or self._closing.is_set():
@@ -138,6 +151,7 @@ class SaverHome:
             another = self._lives.end()
             log.warning("the saver process has ended with %d%s", code, "; another one is started" if another else "")
         log.error("%d saver processes have died: nothing is saved any more", LIVES)
+        self._given_up = True
         self._listener.close()
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from tlaunch.checkpoint.dtypes import BYTES
 from tlaunch.checkpoint.errors import Damaged, Unusable
 from tlaunch.checkpoint.files import Files, read_foreign, why
+from tlaunch.checkpoint.layout import is_plain
 from tlaunch.checkpoint.manifest import Slice, Tensor
 from tlaunch.checkpoint.region import Region
 from tlaunch.checkpoint.source import Source
@@ -73,10 +74,12 @@ def _indexed(files: Files, index: str) -> Source:
     homes = {}
     for key, node in parse(data, where).at("weight_map").entries():
         homes[key] = node.text()
-        if "/" in homes[key] or "\\" in homes[key] or not homes[key].endswith(SUFFIX):
+        if not is_plain(homes[key]) or not homes[key].endswith(SUFFIX):
             raise node.misfit("the plain name of a safetensors file")
+    if not homes:
+        raise Damaged(f"{where}: names no tensor")
     names = sorted(set(homes.values()))
-    missing = [name for name in names if name not in files.names()]
+    missing = sorted(set(names).difference(files.names()))
     if missing:
         more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise Damaged(f"{files.root}/{missing[0]}: this shard is missing{more}; {where} names it")
@@ -102,24 +105,34 @@ def _tensors(files: Files, name: str, number: int) -> Iterator[tuple[str, Tensor
     size = int.from_bytes(head, "little")
     if size > _MAX_BYTES:
         raise Damaged(f"{where}: expected a safetensors file; its first bytes are not the size of a header")
-    header = bytearray(size)
-    reader.fill(0, 8, memoryview(header))
     try:
         rest = files.size(name) - 8 - size
     except OSError as error:
         raise why(error, "looking at a file", where) from error
-    end = 0
+    if rest < 0:
+        raise Damaged(f"{where}: this file ends after {8 + size + rest} bytes, expected at least {8 + size}")
+    header = bytearray(size)
+    reader.fill(0, 8, memoryview(header))
+    spans = []
     for key, node in parse(bytes(header), where).entries():
         if key != "__metadata__":
-            tensor, stop = _tensor(node, number, 8 + size)
-            end = max(end, stop)
+            tensor, begin, stop = _tensor(node, number, 8 + size)
+            spans.append((begin, stop, key))
             yield key, tensor
+    # They lie one right after the other: where two share bytes, a small file is a large model.
+    end = 0
+    for begin, stop, key in sorted(spans):
+        if begin != end:
+            raise Damaged(
+                f"{where}: {key} begins at byte {begin} of the tensors, expected {end}, without gap or overlap"
+            )
+        end = stop
     if end != rest:
         raise Damaged(f"{where}: has {rest} bytes of tensors, expected {end}")
 
 
-def _tensor(node: Node, number: int, data: int) -> tuple[Tensor, int]:
-    """Return a tensor, and where it ends behind the header, whose end is byte ``data`` of the file."""
+def _tensor(node: Node, number: int, data: int) -> tuple[Tensor, int, int]:
+    """Return a tensor, and where it begins and ends behind the header, whose end is byte ``data`` of the file."""
     dtype = node.at("dtype").text()
     if dtype not in BYTES:
         raise node.at("dtype").misfit(f"one of {', '.join(BYTES)}")
@@ -128,7 +141,7 @@ def _tensor(node: Node, number: int, data: int) -> tuple[Tensor, int]:
     whole = Region.whole(shape)
     if len(offsets) != 2 or offsets[1] - offsets[0] != whole.volume * BYTES[dtype]:
         raise node.at("data_offsets").misfit(f"begin and end of {whole.volume * BYTES[dtype]} bytes")
-    return Tensor(dtype, shape, (Slice(number, data + offsets[0], whole),)), offsets[1]
+    return Tensor(dtype, shape, (Slice(number, data + offsets[0], whole),)), offsets[0], offsets[1]
 
 
 class PlainReader:

@@ -58,6 +58,8 @@ def prepare(source: Source, *, step: int | None, rules: Sequence[Rule], dtype: s
     taken = next((new for new in names.values() if is_reserved(new)), None)
     if taken is not None:
         raise Unusable(f"{source.where}: {taken}: names that start so are taken; expected it to be renamed")
+    if not names:
+        raise Unusable(f"{source.where}: holds nothing that could be imported")
     kept = {names[name]: value for name, value in values.items()}
     if DCP_PATHS in source.values and all(old == new for old, new in names.items()):
         kept[DCP_PATHS] = source.values[DCP_PATHS]

@@ -98,6 +98,11 @@ def generation_of(name: str) -> int | None:
     return None if match is None else int(match[1])
 
 
+def is_plain(name: str) -> bool:
+    """Whether a name that a file gives is that of another file beside it, and of none anywhere else."""
+    return name not in ("", ".", "..") and not set(name) & set("/\\\0")
+
+
 def is_reserved(name: str) -> bool:
     """Whether a tensor or value of this name is ours, not the user's."""
     return name.partition(".")[0] in RESERVED

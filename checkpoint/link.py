@@ -43,6 +43,21 @@ def settle(path: str, root: str) -> None:
             log.warning("the saver at %s does not tell what it still writes: %s", path, error)
 
 
+def _greeted(path: str) -> socket.socket:
+    """Return a connection to a saver that serves it."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        sock.settimeout(CONNECT)
+        sock.connect(path)
+        if receive(sock) is None:  # connected is who waits at the socket; the greeting tells that it serves
+            raise ConnectionResetError("it ended before it greeted")
+        sock.settimeout(None)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
 class Link:
     """One connection. ``told`` is called in a thread of its own with each answer, and with ``None`` at the end.
 
@@ -55,16 +70,10 @@ class Link:
         Raises:
             CheckpointError: nobody listens there.
         """
-        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._sock.settimeout(CONNECT)
         try:
-            self._sock.connect(path)
-            if receive(self._sock) is None:  # connected is who waits at the socket; the greeting tells that it serves
-                raise ConnectionResetError("it ended before it greeted")
+            self._sock = _greeted(path)
         except OSError as error:
-            self._sock.close()
             raise CheckpointError(f"the saver at {path} cannot be reached: {error}") from error
-        self._sock.settimeout(None)
         self._told = told
         self._silent = silent
         self.alive = True

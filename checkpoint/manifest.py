@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from tlaunch.checkpoint.dtypes import BYTES
 from tlaunch.checkpoint.errors import CheckpointError, Damaged, Unusable
+from tlaunch.checkpoint.layout import is_plain
 from tlaunch.checkpoint.region import Region, missing_part
 from tlaunch.checkpoint.tree import Node, parse
 from tlaunch.checkpoint.values import Json
@@ -83,6 +84,15 @@ class Manifest:
         """Bytes of all files."""
         return sum(file.size for file in self.files)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it describes what all ranks have written."""
+        return _are_all(self.ranks, self.world)
+
+
+def _are_all(ranks: Sequence[int], world: int) -> bool:
+    return len(ranks) == world and tuple(ranks) == tuple(range(world))  # a damaged world may be any number
+
 
 def merge(parts: Sequence[Manifest]) -> Manifest:
     """Return the manifest of a whole checkpoint from the parts of all of its ranks.
@@ -94,7 +104,7 @@ def merge(parts: Sequence[Manifest]) -> Manifest:
     first = parts[0]
     ranks = tuple(rank for part in parts for rank in part.ranks)
     where = f"step {first.step} of generation {first.generation}"
-    if ranks != tuple(range(first.world)):
+    if not _are_all(ranks, first.world):
         raise CheckpointError(f"{where}: expected one part of each of {first.world} ranks, found those of {ranks}")
     files: list[File] = []
     tensors: dict[str, Tensor] = {}
@@ -192,7 +202,7 @@ def from_bytes(data: bytes, where: str) -> Manifest:
         raise Damaged(f"{where}: body.block: expected {BLOCK}")
     files = tuple(_file(node) for node in body.at("files").items())
     world, ranks = body.at("world").number(), body.at("ranks").numbers()
-    whole = ranks == tuple(range(world))  # a part holds only some slices of a tensor
+    whole = _are_all(ranks, world)  # a part holds only some slices of a tensor
     return Manifest(
         step=body.at("step").number(),
         generation=body.at("generation").number(),
@@ -209,7 +219,7 @@ def from_bytes(data: bytes, where: str) -> Manifest:
 
 def _file(node: Node) -> File:
     name, size, crcs = node.at("name").text(), node.at("size").number(), node.at("crc32").text()
-    if "/" in name or "\\" in name or name in ("", ".", ".."):
+    if not is_plain(name):
         raise node.at("name").misfit("the plain name of a file")
     count = -(-size // BLOCK)
     if len(crcs) != 8 * count or not set(crcs) <= set("0123456789abcdef"):

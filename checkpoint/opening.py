@@ -42,8 +42,8 @@ def locate(path: str | os.PathLike[str], step: int | None = None) -> Spot:
         names = files.names()
     except OSError as error:
         raise why(error, "looking for a checkpoint", files.root) from error
-    address = address_of(last)
-    if address is not None:  # one of ours, named by its own folder
+    address = single(files)
+    if address is not None:
         if MANIFEST not in names:
             raise Unusable(f"{files.root}: this checkpoint was never committed")
         return _stepless(Spot(above or "/", "own", address), step, files.root)
@@ -55,6 +55,11 @@ def locate(path: str | os.PathLike[str], step: int | None = None) -> Spot:
     if huggingface.model_files(names):
         return _stepless(Spot(files.root, "huggingface"), step, files.root)
     raise Unusable(f"{files.root}: {_nothing(names)}")
+
+
+def single(files: Files) -> Address | None:
+    """Return which checkpoint of ours a path is the folder of, if it is that of one."""
+    return address_of(files.root.rpartition("/")[2])
 
 
 def _file(folder: str, name: str) -> Spot:
@@ -77,6 +82,8 @@ def _nothing(names: list[str]) -> str:
     pickles = [name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt"))]
     if pickles:
         return f"holds pickles ({pickles[0]}); expected safetensors files, .metadata, or a path that a job saves to"
+    if any(address_of(name) for name in names):
+        return "there is no committed checkpoint"
     return (
         "there is no checkpoint; expected a path that a job saves to, a directory of torch.distributed.checkpoint, "
         "or safetensors files"

@@ -66,6 +66,8 @@ def outline(parts: Mapping[str, Anything], flat: Flat) -> Outline | None:
         if isinstance(part, Optimizer):
             live |= _live(name, part, flat)
             fixed |= {f"{name}.param_groups.{index}.params" for index in range(len(part.param_groups))}
+            if not part.state:  # some never have any
+                fixed.add(f"{name}.state")
     if flat.values.keys() != live.keys() | fixed or any(
         type(flat.values[name]) is not type(mapping[key]) for name, (mapping, key) in live.items()
     ):
@@ -114,13 +116,14 @@ def _module(module: nn.Module) -> Iterator[tuple[Anything, torch.Tensor | None]]
 
 def _optimizer(optimizer: Optimizer) -> Iterator[tuple[Anything, torch.Tensor | None]]:
     for group in optimizer.param_groups:
-        yield tuple(group), None
+        yield (id(group), *group), None  # loading a state puts others in their places, and keeps the tensors
         for key, item in group.items():
             if isinstance(item, torch.Tensor):
                 yield key, item
         for parameter in group["params"]:
-            yield id(parameter), None
-            for key, item in optimizer.state.get(parameter, {}).items():
+            kept = optimizer.state.get(parameter)
+            yield (id(parameter), id(kept)), None
+            for key, item in (kept or {}).items():
                 yield key, item if isinstance(item, torch.Tensor) else None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import reprlib
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -118,5 +119,6 @@ def sizes(value: Anything, where: str) -> tuple[int, ...]:
         Unusable: it is none.
     """
     if not isinstance(value, Sequence) or any(type(size) is not int or size < 0 for size in value):
-        raise Unusable(f"{where}: expected sizes, found {value!r:.60}")
+        # What a pickle holds twice is there once: printed in full, a few hundred bytes of it can fill the memory.
+        raise Unusable(f"{where}: expected sizes, found {reprlib.repr(value)}")
     return tuple(value)

@@ -7,6 +7,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
+from torch.optim.optimizer import Optimizer
+
 from tlaunch.checkpoint import random_state
 from tlaunch.checkpoint.capture import Target
 from tlaunch.checkpoint.errors import Unusable
@@ -133,8 +135,19 @@ class Preparing:
 
 
 def leaves_of(parts: Mapping[str, Any]) -> Flat:
-    """Ask modules and optimizers for their states."""
-    return flatten(expand(parts), steady_storages(parts))
+    """Ask modules and optimizers for their states.
+
+    An optimizer that has none yet is made to step by torch, with gradients of zero, so that there is something to save.
+    That must not be part of the training: it gets its emptiness back, and what is saved has made no step.
+    """
+    empty = {name: part for name, part in parts.items() if isinstance(part, Optimizer) and not part.state}
+    flat = flatten(expand(parts), steady_storages(parts))
+    for name, optimizer in empty.items():
+        optimizer.state.clear()
+        for path, tensor in flat.tensors.items():
+            if path.startswith(f"{name}.state.") and path.endswith(".step"):
+                tensor.zero_()
+    return flat
 
 
 def _box_of(at: Held) -> tuple[str, tuple[int, ...], Region]:

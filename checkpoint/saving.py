@@ -148,6 +148,7 @@ class Saving:
             if step in self._futures:
                 raise CheckpointError(f"step {step} is being saved already")
             future = self._futures[step] = Future()
+            future.set_running_or_notify_cancel()  # nobody can cancel it: it is resolved in any case
             return future
 
     def hand_over(
@@ -197,7 +198,7 @@ class Saving:
                 order.tries += 1
                 if order.tries > TRIES:
                     raise CheckpointError("the saver process has ended again")
-            except CheckpointError as error:
+            except Exception as error:  # noqa: BLE001 - nobody else would resolve the future, or free the arena
                 if order.buffer is not None:
                     self.free(order.buffer)
                 self.settle(step, CheckpointError(f"step {step} may not have been saved: {error}"))

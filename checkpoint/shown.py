@@ -2,82 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-
-from rich.console import Group, RenderableType
-from rich.markup import escape
-from rich.table import Table
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from tlaunch.checkpoint.comparing import Difference
+from tlaunch.checkpoint.errors import Damaged
 from tlaunch.checkpoint.layout import Address, is_reserved
-from tlaunch.checkpoint.manifest import Manifest
-from tlaunch.checkpoint.values import Json
+from tlaunch.checkpoint.manifest import Manifest, Tensor
+from tlaunch.checkpoint.values import Json, from_json
 
 _SHOWN = 60
 
 
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Rows of text in columns. ``heads`` may be empty; a column whose head is in ``numbers`` is flush right."""
+
+    heads: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    title: str = ""
+    numbers: frozenset[str] = frozenset()
+
+
 def size(count: float) -> str:
     """Return a number of bytes as people say it."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if count < 1000 or unit == "TB":
-            break
-        count /= 1000
-    return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
+    units = ["B", "kB", "MB", "GB", "TB", "PB", "EB"]
+    at = 0
+    while count >= 999.5 and at + 1 < len(units):  # which would be shown as 1e+03
+        count, at = count / 1000, at + 1
+    return f"{count:.3g} {units[at]}" if at else f"{count:.0f} B"
 
 
-def table(found: Sequence[tuple[Address, Manifest | str]]) -> RenderableType:
+def table(found: Sequence[tuple[Address, Manifest | str]]) -> Grid:
     """Show checkpoints, the oldest first: their manifest, or why there is none that can be read."""
-    shown = Table(box=None, pad_edge=False)
-    for name, justify in (("step", "right"), ("generation", "right"), ("saved", "left"), ("ranks", "right")):
-        shown.add_column(name, justify="right" if justify == "right" else "left")
-    shown.add_column("size", justify="right")
-    shown.add_column("tensors", justify="right")
-    shown.add_column("")
+    rows = []
     for address, manifest in found:
         if isinstance(manifest, str):
-            shown.add_row(str(address.step), str(address.generation), "", "", "", "", manifest)
+            facts = ("", "", "", "", manifest)
         else:
-            tensors = sum(not is_reserved(name) for name in manifest.tensors)
-            facts = (manifest.created, str(manifest.world), size(manifest.size), str(tensors))
-            shown.add_row(str(address.step), str(address.generation), *facts, "")
-    return shown
+            count = str(sum(not is_reserved(name) for name in manifest.tensors))
+            facts = (manifest.created, str(manifest.world), size(manifest.size), count, "")
+        rows.append((str(address.step), str(address.generation), *facts))
+    heads = ("step", "generation", "saved", "ranks", "size", "tensors", "")
+    return Grid(heads, rows, numbers=frozenset(heads) - {"saved", ""})
 
 
-def details(manifest: Manifest) -> RenderableType:
-    """Show all of one checkpoint but the numbers in its tensors."""
-    facts = Table(box=None, pad_edge=False, show_header=False)
-    facts.add_column()
-    facts.add_column(overflow="fold")
-    for name, value in _facts(manifest):
-        facts.add_row(name, value)
-    tensors = Table(box=None, pad_edge=False, title="tensors", title_justify="left")
-    tensors.add_column("name", overflow="fold")
-    tensors.add_column("type")
-    tensors.add_column("shape")
-    tensors.add_column("slices", justify="right")
-    tensors.add_column("size", justify="right")
-    for name, tensor in sorted(manifest.tensors.items()):
-        shape = "x".join(map(str, tensor.shape)) or "scalar"
-        tensors.add_row(name, tensor.dtype, shape, str(len(tensor.slices)), size(tensor.size))
-    values = Table(box=None, pad_edge=False, title="values", title_justify="left", show_header=False)
-    values.add_column(overflow="fold")
-    values.add_column(overflow="fold")
-    for name, saved in sorted(manifest.values.items()):
-        values.add_row(name, _short(saved))
-    return Group(facts, "", tensors, "", values)
-
-
-def differences(found: Sequence[Difference]) -> RenderableType:
-    """Show what differs between two checkpoints."""
-    shown = Table(box=None, pad_edge=False)
-    for name in ("name", "differs in", "first", "second"):
-        shown.add_column(name, overflow="fold")
-    for each in found:
-        shown.add_row(*(escape(_cut(text)) for text in (each.name, each.what, each.first, each.second)))
-    return shown
-
-
-def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
+def facts_of(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """Yield what is known of a checkpoint of ours as a whole."""
     yield "step", str(manifest.step)
     yield "generation", str(manifest.generation)
     yield "saved", manifest.created
@@ -88,8 +60,48 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield "files", f"{len(manifest.files)}, {size(manifest.size)}"
 
 
-def _short(value: Json) -> str:
-    return _cut(repr(value))
+def details(
+    facts: Iterable[tuple[str, str]],
+    tensors: Mapping[str, Tensor],
+    values: Mapping[str, Json],
+    lost: Mapping[str, str] | None = None,
+) -> list[Grid]:
+    """Show all of one checkpoint but the numbers in its tensors, and what each rank has for itself."""
+    ours = {name: tensors[name] for name in sorted(tensors, key=_natural) if not is_reserved(name)}
+    kept = {name: _short(values[name], name) for name in values if not is_reserved(name)}
+    hidden = len(tensors) + len(values) - len(ours) - len(kept)
+    kept |= {name: why.removeprefix(f"{name}: ") for name, why in (lost or {}).items()}
+    summary = [*facts, ("tensors", f"{len(ours)}, {size(sum(tensor.size for tensor in ours.values()))}")]
+    if hidden:
+        summary.append(("not shown", f"{hidden} of single ranks, such as random number states, or of torch's planner"))
+    rows = [
+        (name, tensor.dtype, "x".join(map(str, tensor.shape)) or "scalar", str(len(tensor.slices)), size(tensor.size))
+        for name, tensor in ours.items()
+    ]
+    heads = ("name", "type", "shape", "slices", "size")
+    return [
+        Grid((), summary),
+        Grid(heads, rows, "tensors", frozenset({"slices", "size"})),
+        Grid((), [(name, kept[name]) for name in sorted(kept, key=_natural)], "values"),
+    ]
+
+
+def differences(found: Sequence[Difference]) -> Grid:
+    """Show what differs between two checkpoints."""
+    rows = [(each.name, each.what, _cut(each.first), _cut(each.second)) for each in found]
+    return Grid(("name", "differs in", "first", "second"), rows)
+
+
+def _natural(name: str) -> list[str | int]:
+    """Return by what names are sorted: ``h.2`` before ``h.10``."""
+    return [int(part) if at % 2 else part for at, part in enumerate(re.split(r"(\d+)", name))]
+
+
+def _short(value: Json, name: str) -> str:
+    try:
+        return _cut(repr(from_json(value, name)))
+    except Damaged:
+        return _cut(repr(value))
 
 
 def _cut(text: str) -> str:

@@ -64,28 +64,30 @@ def _mapping(value: dict[object, object], path: str, depth: int) -> Json:
     return {"$dict": pairs}
 
 
-def from_json(data: Json, path: str) -> object:
+def from_json(data: Json, path: str, depth: int = DEPTH) -> object:
     """Return the value that :func:`to_json` has represented.
 
     Raises:
         Damaged: it is no such representation.
     """
+    if depth == 0:
+        raise Damaged(f"{path:.60}...: nested more than {DEPTH} deep")
     if isinstance(data, list):
-        return [from_json(item, f"{path}[{index}]") for index, item in enumerate(data)]
+        return [from_json(item, f"{path}[{index}]", depth - 1) for index, item in enumerate(data)]
     if not isinstance(data, dict):
         return data
     tag = next(iter(data), "")
     if not tag.startswith("$"):
-        return {key: from_json(item, f"{path}.{key}") for key, item in data.items()}
+        return {key: from_json(item, f"{path}.{key}", depth - 1) for key, item in data.items()}
     try:
-        return _tagged(tag, data[tag], path)
+        return _tagged(tag, data[tag], path, depth)
     except (TypeError, ValueError, binascii.Error) as error:
         raise Damaged(f"{path}: not a {tag}: {error}") from None
 
 
-def _tagged(tag: str, data: Json, path: str) -> object:
+def _tagged(tag: str, data: Json, path: str, depth: int) -> object:
     if tag == "$tuple" and isinstance(data, list):
-        return tuple(from_json(item, f"{path}[{index}]") for index, item in enumerate(data))
+        return tuple(from_json(item, f"{path}[{index}]", depth - 1) for index, item in enumerate(data))
     if tag == "$bytes" and isinstance(data, str):
         return base64.b64decode(data, validate=True)
     if tag == "$float" and data in ("nan", "inf", "-inf"):
@@ -95,6 +97,7 @@ def _tagged(tag: str, data: Json, path: str) -> object:
         for pair in data:
             if not isinstance(pair, list) or len(pair) != 2:
                 raise ValueError("expected pairs")
-            found[from_json(pair[0], f"{path} (a key)")] = from_json(pair[1], f"{path}.{pair[0]}")
+            key = from_json(pair[0], f"{path} (a key)", depth - 1)
+            found[key] = from_json(pair[1], f"{path}.{pair[0]}", depth - 1)
         return found
     raise ValueError("expected $tuple, $bytes, $float or $dict with what belongs to it")

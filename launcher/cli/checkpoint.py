@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 from tlaunch.errors import InputError
 from tlaunch.launcher.cli.flags import flag, positional, switch, whole
+from tlaunch.launcher.cli.printing import draw, progress, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from rich.console import RenderableType
-    from rich.progress import Progress, TaskID
 
     from tlaunch.checkpoint.files import Files
     from tlaunch.checkpoint.layout import Address
@@ -60,88 +57,94 @@ class PruneOptions:
 
 def ls(given: ListOptions) -> int:
     """``tlaunch checkpoint ls``."""
+    from tlaunch.checkpoint import catalog
     from tlaunch.checkpoint.errors import CheckpointError
-    from tlaunch.checkpoint.layout import MANIFEST, address_of
+    from tlaunch.checkpoint.layout import MANIFEST
+    from tlaunch.checkpoint.opening import single
 
     files = _opened(given.path)
+    folders: Sequence[tuple[Address, Sequence[str]]]
+    if single(files) is not None:
+        files, (address,) = _chosen(files, None)
+        folders = [(address, [MANIFEST])]
+    else:
+        folders = catalog.folders(files)
     found: list[tuple[Address, Manifest | str]] = []
-    for address in sorted(address for name in files.names() if (address := address_of(name)) is not None):
-        if MANIFEST not in files.names(address.folder):
-            found.append((address, "not committed"))
-            continue
+    for address, names in folders:
         try:
-            found.append((address, _manifest(files, address)))
+            found.append((address, catalog.manifest_of(files, address) if MANIFEST in names else "not committed"))
         except CheckpointError as error:
             found.append((address, str(error)))
     if not found:
-        raise InputError(f"{files.root}: there is no checkpoint; expected the path that a job saves to")
+        raise _nothing(files)
     if given.json:
         _print_json([_summary(*each) for each in found])
     else:
         from tlaunch.checkpoint.shown import table
 
-        _draw(table(found))
+        draw(table(found))
     return 0
 
 
 def show(given: ShowOptions) -> int:
     """``tlaunch checkpoint show``."""
-    files = _opened(given.path)
-    (address,) = _chosen(files, given.step)[-1:]
-    if given.json:
-        sys.stdout.write(files.read(address.manifest, _limit()).decode())
-    else:
-        from tlaunch.checkpoint.shown import details
+    from tlaunch.checkpoint.catalog import manifest_of
+    from tlaunch.checkpoint.manifest import to_bytes
+    from tlaunch.checkpoint.opening import locate, open_spot
+    from tlaunch.checkpoint.places import open_files
+    from tlaunch.checkpoint.shown import details, facts_of
 
-        _draw(details(_manifest(files, address)))
+    spot = locate(_opened(given.path).root, given.step)
+    if spot.address is not None:
+        manifest = manifest_of(open_files(spot.root), spot.address)
+        if given.json:
+            sys.stdout.write(to_bytes(manifest).decode())
+        else:
+            draw(*details(facts_of(manifest), manifest.tensors, manifest.values))
+    elif given.json:
+        raise InputError(f"{spot.root}: has no manifest; expected --json for a checkpoint of tlaunch")
+    else:
+        source = open_spot(spot)
+        kind = "torch.distributed.checkpoint" if spot.kind == "dcp" else "safetensors"
+        draw(*details([("format", kind)], source.tensors, source.values, source.lost))
     return 0
 
 
 def verify(given: VerifyOptions) -> int:
     """``tlaunch checkpoint verify``: 1 when one of them is damaged; all are looked at before that."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from tlaunch.checkpoint import reading
+    from tlaunch.checkpoint import catalog, reading
     from tlaunch.checkpoint.errors import CheckpointError
     from tlaunch.checkpoint.shown import size
 
-    files = _opened(given.path)
-    chosen = _chosen(files, given.step)
+    files, chosen = _chosen(_opened(given.path), given.step)
     damaged = 0
-    console = Console(highlight=False, soft_wrap=True)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        for address in chosen:
-            task = progress.add_task(f"step {address.step}", total=None)
-            try:
-                manifest = _manifest(files, address)
-                progress.update(task, total=manifest.size)
-                advance = partial(_advance, progress, task)
-                count = reading.verify(files, address, manifest, advance)
-                console.print(f"step {address.step}, generation {address.generation}: {size(count)}, all as written")
-            except CheckpointError as error:
-                damaged += 1
-                console.print(f"step {address.step}, generation {address.generation}: {error}")
-            progress.remove_task(task)
+    for address in chosen:
+        try:
+            manifest = catalog.manifest_of(files, address)
+            with progress(f"step {address.step}", manifest.size) as told:
+                count = reading.verify(files, address, manifest, told)
+            found = f"{size(count)}, all as written"
+        except CheckpointError as error:
+            damaged += 1
+            found = str(error)
+        say(f"step {address.step}, generation {address.generation}: {found}")
     return 1 if damaged else 0
-
-
-def _advance(progress: Progress, task: TaskID, count: int) -> None:
-    progress.update(task, advance=count)
 
 
 def prune(given: PruneOptions) -> int:
     """``tlaunch checkpoint prune``."""
     from tlaunch.checkpoint import catalog
     from tlaunch.checkpoint.catalog import Keep
+    from tlaunch.checkpoint.generations import refuse_single
 
     files = _opened(given.path)
     if given.last is None:
         raise InputError("--last: expected how many of the newest checkpoints to keep")
     keep = Keep(given.last, given.every or 0)
-    chosen = keep.superfluous(_chosen(files, None)) if given.dry_run else catalog.prune(files, keep)
-    for address in chosen:
-        print(f"{'would remove' if given.dry_run else 'removed'} step {address.step}, generation {address.generation}")  # noqa: T201
+    refuse_single(files)
+    _, there = _chosen(files, None)
+    for address in keep.superfluous(there) if given.dry_run else catalog.prune(files, keep):
+        say(f"{'would remove' if given.dry_run else 'removed'} step {address.step}, generation {address.generation}")
     return 0
 
 
@@ -153,30 +156,25 @@ def _opened(path: str | None) -> Files:
     return open_files(path)
 
 
-def _chosen(files: Files, step: int | None) -> Sequence[Address]:
-    """Return the committed checkpoints, or the newest of a step; never none."""
+def _chosen(files: Files, step: int | None) -> tuple[Files, Sequence[Address]]:
+    """Return all that are committed, or the newest of a step, or the one that the path is; never none."""
     from tlaunch.checkpoint import catalog
+    from tlaunch.checkpoint.opening import locate, single
+    from tlaunch.checkpoint.places import open_files
 
-    if step is None:
-        found = catalog.committed(files)
+    if step is not None or single(files) is not None:
+        spot = locate(files.root, step)
+        found = [spot.address] if spot.address is not None else []
+        files = open_files(spot.root)
     else:
-        newest = catalog.find(files, step)
-        found = [newest] if newest is not None else []
+        found = catalog.committed(files)
     if not found:
-        raise InputError(f"{files.root}: there is no checkpoint; expected the path that a job saves to")
-    return found
+        raise _nothing(files)
+    return files, found
 
 
-def _manifest(files: Files, address: Address) -> Manifest:
-    from tlaunch.checkpoint.catalog import manifest_of
-
-    return manifest_of(files, address)
-
-
-def _limit() -> int:
-    from tlaunch.checkpoint.manifest import MAX_BYTES
-
-    return MAX_BYTES
+def _nothing(files: Files) -> InputError:
+    return InputError(f"{files.root}: there is no checkpoint; expected the path that a job saves to")
 
 
 def _summary(address: Address, manifest: Manifest | str) -> dict[str, object]:
@@ -190,9 +188,3 @@ def _print_json(document: object) -> None:
     import json
 
     sys.stdout.write(json.dumps(document, indent=2) + "\n")
-
-
-def _draw(picture: RenderableType) -> None:
-    from rich.console import Console
-
-    Console(highlight=False).print(picture)

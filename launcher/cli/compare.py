@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 from tlaunch.errors import InputError
 from tlaunch.launcher.cli.flags import positional
+from tlaunch.launcher.cli.printing import counted, draw, progress, say
 
 _WHICH = "A checkpoint: PATH (the newest there), or PATH@STEP."
 
@@ -22,13 +23,10 @@ class DiffOptions:
 
 def diff(given: DiffOptions) -> int:
     """``tlaunch checkpoint diff``: 0 when they are equal, 1 when they differ, 2 when that cannot be said."""
-    from rich.console import Console
-
     from tlaunch.checkpoint.comparing import compare, shared_tensors
     from tlaunch.checkpoint.errors import CheckpointError
     from tlaunch.checkpoint.opening import open_source
     from tlaunch.checkpoint.shown import differences
-    from tlaunch.launcher.cli.convert import counted, progress, say
 
     if given.first is None or given.second is None:
         raise InputError("diff: expected two checkpoints, each as PATH or PATH@STEP")
@@ -40,7 +38,7 @@ def diff(given: DiffOptions) -> int:
     except CheckpointError as error:
         raise InputError(str(error)) from None  # whatever is wrong with them: they were not compared
     if found.differences:
-        Console(highlight=False).print(differences(found.differences))
+        draw(differences(found.differences))
     by_checksum = f" ({found.unread} by their checksums alone)" if found.unread else ""
     say(f"equal: {counted(found.tensors, 'tensor')}{by_checksum}, {counted(found.values, 'value')}")
     say(f"different: {len(found.differences)}")
@@ -49,6 +47,6 @@ def diff(given: DiffOptions) -> int:
 
 def _at_step(word: str) -> tuple[str, int | None]:
     match = re.fullmatch(r"(.+)@(\d{1,15})", word)
-    if match is None or Path(word).exists():
+    if match is None or os.path.exists(word):  # noqa: PTH110 - Path.exists raises where the system refuses
         return word, None
     return match[1], int(match[2])

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import re
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tlaunch.errors import InputError
 from tlaunch.launcher.cli.flags import choice, flag, positional, several, switch, whole
+from tlaunch.launcher.cli.printing import counted, progress, say
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from tlaunch.checkpoint.naming import Rule
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+_LISTED = 8
+"""Names in a line, at most."""
 
 _RENAME = "Put NEW for each match of the regular expression OLD in names; may be given several times."
 _DTYPE = "Cast floating-point tensors: bf16, fp16 or fp32 (default: as they are)."
@@ -87,7 +88,8 @@ def export(given: ExportOptions) -> int:
     if prepared.values:
         say(f"left out: {counted(prepared.values, 'value')}, for which this layout has no place")
     for names in done.same:
-        say(f"written under each of its names, as tied weights are: {', '.join(names)}")
+        more = f", and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+        say(f"the same bytes under each of these names, as tied weights have: {', '.join(names[:_LISTED])}{more}")
     return 0
 
 
@@ -110,25 +112,3 @@ def import_(given: ImportOptions) -> int:
     for name in prepared.lost:
         say(f"left out: {prepared.source.lost[name]}")
     return 0
-
-
-@contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Draw a bar on the terminal, if there is one, for so many bytes. Yields what is to be told of bytes."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as shown:
-        task = shown.add_task(what, total=total)
-        yield lambda count: shown.update(task, advance=count)
-
-
-def counted(count: int, what: str) -> str:
-    """Return ``1 tensor`` or ``2 tensors``."""
-    return f"{count} {what}{'' if count == 1 else 's'}"
-
-
-def say(line: str) -> None:
-    """Print a line."""
-    print(line)  # noqa: T201

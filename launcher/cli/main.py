@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from tlaunch.errors import TlaunchError
+from tlaunch.launcher.cli.printing import printable
 from tlaunch.launcher.store.protocol import StoreUnavailable
 
 
@@ -58,8 +59,7 @@ def _say_no_more() -> None:
 
 
 def _say(message: str, code: int) -> int:
-    line = " ".join(message.split())
-    sys.stderr.write(f"tlaunch: {line}\n")
+    sys.stderr.write(f"tlaunch: {printable(' '.join(message.split()))}\n")
     return code
 
 

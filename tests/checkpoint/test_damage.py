@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import zlib
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,11 @@ def files(tmp_path: Path) -> LocalFiles:
     files = LocalFiles(tmp_path / "ck")
     assert save(files, HERE)
     return files
+
+
+def sealed(rest: bytes) -> bytes:
+    """Put before all that follows a manifest's first line the line that fits it."""
+    return b'{"crc32":"%08x",\n' % zlib.crc32(rest) + rest
 
 
 def check(files: LocalFiles, address: Address = HERE) -> None:
@@ -98,14 +104,17 @@ def test_a_path_without_a_checkpoint(tmp_path: Path, files: LocalFiles) -> None:
         find(files, 11)
 
 
-def test_a_newer_format(files: LocalFiles) -> None:
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        (b'"version":1', b'"version":2', "format version 2; this tlaunch reads up to 1"),
+        (b'"world":2', b'"world":1000000000000000', r"holds the ranks \(0, 1\), expected all of 1000000000000000"),
+    ],
+)
+def test_a_manifest_that_cannot_be_used(files: LocalFiles, old: bytes, new: bytes, complaint: str) -> None:
     path = Path(files.root, HERE.manifest)
-    data = path.read_bytes()
-    from tlaunch.checkpoint import manifest
-
-    rest = data.partition(b"\n")[2].replace(b'"version":1', b'"version":2')
-    path.write_bytes(manifest._head(rest) + rest)
-    with pytest.raises(Unusable, match="format version 2; this tlaunch reads up to 1"):
+    path.write_bytes(sealed(path.read_bytes().partition(b"\n")[2].replace(old, new)))
+    with pytest.raises(CheckpointError, match=complaint):
         check(files)
 
 
@@ -117,6 +126,7 @@ def test_a_newer_format(files: LocalFiles) -> None:
         (b'"step":10', b'"step":1,"step":2', "a key stands twice"),
         (b'"step":10', b'"step":NaN', "NaN is not a JSON number"),
         (b"rank-00001.safetensors", b"../rank-1.safetensors", "expected the plain name of a file"),
+        (b"rank-00001.safetensors", b"rank\\u0000.safetensors", "expected the plain name of a file"),
         (b'"dtype":"F32"', b'"dtype":"F33"', "expected one of BOOL"),
         (b'"slices":[[0,224,', b'"slices":[[2,224,', "slices[0][0]: expected a file below 2"),
         (b'"slices":[[0,224,', b'"slices":[[0,999,', "expected bytes inside of rank-00000.safetensors"),
@@ -128,13 +138,10 @@ def test_a_newer_format(files: LocalFiles) -> None:
     ],
 )
 def test_a_manifest_that_makes_no_sense(files: LocalFiles, old: bytes, new: bytes, complaint: str) -> None:
-    from tlaunch.checkpoint import manifest
-
     rest = Path(files.root, HERE.manifest).read_bytes().partition(b"\n")[2]
     assert old in rest
-    rest = rest.replace(old, new, 1)
     with pytest.raises(CheckpointError) as error:
-        from_bytes(manifest._head(rest) + rest, "here/manifest.json")
+        from_bytes(sealed(rest.replace(old, new, 1)), "here/manifest.json")
     assert str(error.value).startswith("here/manifest.json: ")
     assert complaint in str(error.value)
 

@@ -6,19 +6,22 @@ import argparse
 import os
 import pickle
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.distributed.checkpoint.metadata import MetadataIndex, TensorProperties, TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from tests.checkpoint.exchange import everything, expected
 from tests.checkpoint.ranks import run_ranks
-from tlaunch.checkpoint import CheckpointError, Damaged, Unusable, load
+from tlaunch.checkpoint import CheckpointError, Damaged, Unusable, distcp, load, source
 from tlaunch.checkpoint.dcp import Reader
+from tlaunch.checkpoint.files import LocalFiles
 from tlaunch.checkpoint.opening import open_source
 from tlaunch.launcher.cli.main import exit_code
 
@@ -96,6 +99,19 @@ def test_metadata_that_is_none(tmp_path: Path, data: bytes) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_sizes_that_are_none_are_not_printed_in_full(tmp_path: Path) -> None:
+    folder = native(tmp_path / "native", {"w": torch.ones(3)})
+    metadata = pickle.loads((folder / ".metadata").read_bytes())
+    bomb: list[object] = []
+    for _ in range(24):
+        bomb = [bomb, bomb]  # a few bytes each, and twice as many in print
+    metadata.state_dict_metadata["w"].size = bomb
+    (folder / ".metadata").write_bytes(pickle.dumps(metadata))
+    with pytest.raises(Unusable, match=r"\.metadata: w: expected sizes, found (\[+\.\.\.\],? ?)+") as error:
+        open_source(folder)
+    assert len(str(error.value)) < 1000
+
+
 def test_values_without_a_representation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     state = {
         "w": torch.ones(3),
@@ -111,11 +127,20 @@ def test_values_without_a_representation(tmp_path: Path, capsys: pytest.CaptureF
     assert "arguments: " in said
     assert "argparse.Namespace" in said
     assert "and 1 more (--lossy leaves out" in said
+    assert exit_code(["checkpoint", "show", str(folder)]) == 0
+    shown = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["format", "torch.distributed.checkpoint"] in shown
+    assert ["w", "F32", "3", "1", "12", "B"] in shown
+    assert ["epoch", "3"] in shown
+    assert ["arguments", "in", "asks", "for", "argparse.Namespace"] in [line[:2] + line[-3:] for line in shown]
+    assert exit_code(["checkpoint", "show", str(folder), "--json"]) == 2
+    assert "native: has no manifest; expected --json for a checkpoint of tlaunch" in capsys.readouterr().err
     assert exit_code([*words, "--lossy"]) == 0
     said = capsys.readouterr().out
     assert "step 0: 1 tensor, 12 B, and 1 value of" in said
     assert "left out: arguments" in said
-    assert "left out: hostile" in said
+    hostile = next(line for line in said.splitlines() if line.startswith("left out: hostile"))
+    assert hostile.endswith("not loaded, as that would run code: it asks for posix.system")
     assert open_source(tmp_path / "run").values["epoch"] == 3
     assert not (tmp_path / "marker").exists()
     with pytest.raises(Unusable, match="not in the state: arguments, hostile"):
@@ -139,6 +164,38 @@ def test_files_that_are_missing_or_cut_off(tmp_path: Path) -> None:
     (folder / ".metadata").unlink()
     with pytest.raises(Unusable, match=r"has files of torch\.distributed\.checkpoint, but no \.metadata"):
         open_source(folder)
+
+
+def test_what_is_cut_across_its_rows_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight ranks have saved a tensor by columns, of which each piece of its stream holds a part of all."""
+    whole = torch.arange(8 * 64.0).view(8, 64)
+    folder = native(tmp_path / "native", {f"w{at}": whole[:, 8 * at : 8 * at + 8].clone() for at in range(8)})
+    metadata = pickle.loads((folder / ".metadata").read_bytes())
+    tensors, places = metadata.state_dict_metadata, metadata.storage_data
+    chunks = []
+    for at in range(8):
+        (chunk,) = tensors.pop(f"w{at}").chunks
+        chunks.append(replace(chunk, offsets=torch.Size((0, 8 * at))))
+        (index,) = (index for index in places if index.fqn == f"w{at}")
+        places[MetadataIndex("w", chunks[-1].offsets)] = places.pop(index)
+    tensors["w"] = TensorStorageMetadata(TensorProperties(torch.float32), whole.shape, chunks)
+    (folder / ".metadata").write_bytes(pickle.dumps(metadata))
+    found = open_source(folder)
+    monkeypatch.setattr(source, "AT_ONCE", 64 * 4)  # a row
+    read = []
+    read_into = LocalFiles.read_into
+
+    def watched(self: LocalFiles, name: str, begin: int, buffer: memoryview) -> int:
+        read.append(begin)
+        return read_into(self, name, begin, buffer)
+
+    monkeypatch.setattr(LocalFiles, "read_into", watched)
+    assert b"".join(source.stream(found.tensors["w"], found.reader())) == whole.numpy().tobytes()
+    assert len(read) == len(set(read)) == 8
+    monkeypatch.setattr(distcp, "_KEPT", 3 * 8 * 8 * 4)  # no more than three are held in memory
+    found = open_source(folder)
+    assert b"".join(source.stream(found.tensors["w"], found.reader())) == whole.numpy().tobytes()
+    assert len(read) == 8 + 8 * 8
 
 
 def test_a_model_of_one_process(tmp_path: Path) -> None:

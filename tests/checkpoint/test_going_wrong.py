@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import socket
+import subprocess
+import sys
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
 
 from tests.checkpoint.test_checkpointer import WITHIN, numbers, same, saver_of, train, training
+from tlaunch.checkpoint import random_state
 from tlaunch.checkpoint.catalog import committed
 from tlaunch.checkpoint.checkpointer import Checkpointer
 from tlaunch.checkpoint.errors import CheckpointError
@@ -71,6 +76,72 @@ def test_a_step_that_is_being_saved_costs_no_buffer(tmp_path: Path) -> None:
         os.kill(saver_of(checkpointer), signal.SIGCONT)
         assert pending.result(WITHIN)
         assert second.result(WITHIN)
+
+
+def test_a_future_cannot_be_cancelled(tmp_path: Path) -> None:
+    with Checkpointer(tmp_path) as checkpointer:
+        first = checkpointer.save(1, {"x": 1})
+        assert not first.cancel()
+        assert first.result(WITHIN)
+        assert checkpointer.save(2, {"x": 2}).result(WITHIN)
+
+
+def test_no_descriptor_to_reach_the_saver_ends_neither_the_training_nor_later_saves(tmp_path: Path) -> None:
+    """One that is out of descriptors raises ``OSError`` wherever one is made."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    random_state.capture()  # imports what it needs
+    with Checkpointer(tmp_path) as checkpointer:
+        for step, first in ((1, True), (2, False)):
+            pending = Future[bool]()
+            if not first:  # the saver is lost, instead of not there yet
+                os.kill(saver_of(checkpointer), signal.SIGSTOP)
+                pending = checkpointer.save(step, {"x": 1})
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+            try:
+                if first:
+                    pending = checkpointer.save(step, {"x": 1})
+                else:
+                    os.kill(saver_of(checkpointer), signal.SIGKILL)
+                with pytest.raises(CheckpointError, match=rf"step {step} .*Too many open files"):
+                    pending.result(WITHIN)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            assert checkpointer.save(step + 10, {"x": 1}).result(WITHIN)
+
+
+def test_a_saver_that_cannot_be_started_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(listener: socket.socket, *options: str) -> NoReturn:
+        raise BlockingIOError(11, f"no process for {listener.fileno()} {options}")
+
+    with Checkpointer(tmp_path) as checkpointer:
+        with monkeypatch.context() as patch:
+            patch.setattr("tlaunch.checkpoint.home.start_saver", refuse)
+            for step in (1, 2):
+                with pytest.raises(CheckpointError, match="cannot be reached"):
+                    checkpointer.save(step, {"x": step}).result(WITHIN)
+        assert checkpointer.save(3, {"x": 3}).result(WITHIN)
+    assert caplog.text.count("no saver can be started: [Errno 11] no process") == 2
+
+
+def test_when_too_many_savers_have_died_no_more_are_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def fail(listener: socket.socket, *options: str) -> subprocess.Popen[bytes]:
+        del listener, options
+        started.append(subprocess.Popen([sys.executable, "-S", "-c", "raise SystemExit(3)"]))
+        return started[-1]
+
+    monkeypatch.setattr("tlaunch.checkpoint.home.start_saver", fail)
+    with Checkpointer(tmp_path) as checkpointer:
+        for step in (1, 2):
+            with pytest.raises(CheckpointError, match="cannot be reached"):
+                checkpointer.save(step, {"x": step}).result(WITHIN)
+    assert len(started) == 5
+    assert "5 saver processes have died: nothing is saved any more" in caplog.text
 
 
 def test_no_room_for_a_snapshot_is_one_line_and_training_goes_on(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
     for name in ("cudart", "current_stream", "stream"):
         monkeypatch.setattr(torch.cuda, name, getattr(cuda, name))
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream(cuda, "side"))  # noqa: ARG005 - there is one
-    monkeypatch.setattr(torch.cuda, "Event", lambda: Event(cuda))
+    monkeypatch.setattr(torch.cuda, "Event", lambda *, blocking: Event(cuda) if blocking else None)
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda *_: None)
     for module in (gpu, capturing):
         monkeypatch.setattr(module, "on_gpu", lambda tensor: tensor.numel() % 2 == 0)
@@ -113,13 +113,20 @@ def test_copies_from_a_gpu_run_beside_and_the_optimizer_s_stream_waits(cuda: Cud
     assert cuda.asked[-1] == "unregister"
 
 
-def test_memory_that_cannot_be_pinned_is_used_as_it_is(cuda: Cuda, caplog: pytest.LogCaptureFixture) -> None:
+def test_memory_that_cannot_be_pinned_is_used_as_it_is(
+    cuda: Cuda, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def kernel(count: int, device: str) -> None:
+        cuda.asked.append(f"a kernel on {device} for {count}")
+        raise RuntimeError("CUDA error: the one before")
+
     cuda.error = 2
+    monkeypatch.setattr(torch, "zeros", kernel)
     arena = Arena.make(4096)
     gpu.pin(arena)
     gpu.pin(arena)
     arena.close()
-    assert cuda.asked == ["register 4096 1"]
+    assert cuda.asked == ["register 4096 1", "a kernel on cuda for 1"], "the error is not left to the training"
     assert "cannot be pinned, CUDA error 2" in caplog.text
 
 

@@ -66,7 +66,9 @@ def test_exported_and_loaded(run: Path, model: nn.Module, tmp_path: Path, capsys
     assert said[0].startswith(f"{out}: {len(model.state_dict())} tensors")
     assert said[0].endswith("step-000000012.g00001: model.safetensors")
     assert said[-2].endswith("values, for which this layout has no place")
-    assert said[-1] == ("written under each of its names, as tied weights are: lm_head.weight, transformer.wte.weight")
+    assert said[-1] == (
+        "the same bytes under each of these names, as tied weights have: lm_head.weight, transformer.wte.weight"
+    )
     assert sorted(path.name for path in out.iterdir()) == ["model.safetensors"]
     found = load_file(out / "model.safetensors")
     assert found.keys() == model.state_dict().keys()
@@ -129,8 +131,14 @@ def shards(folder: Path) -> Path:
     return folder
 
 
-def test_a_single_file_and_a_directory(tmp_path: Path) -> None:
+def test_a_single_file_and_a_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = shards(tmp_path / "hf")
+    assert exit_code(["checkpoint", "show", str(folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines if line] == [
+        ["format", "safetensors"], ["tensors", "3,"], ["tensors"],
+        ["name", "type"], ["model.a", "F32"], ["model.b", "F32"], ["model.c", "I64"],
+    ]  # fmt: skip
     assert open_source(folder).tensors.keys() == {"model.a", "model.b", "model.c"}
     file = folder / "model-00002-of-00002.safetensors"
     state = {"model": {"c": torch.zeros(5, dtype=torch.int64)}}
@@ -149,6 +157,7 @@ def test_a_torn_index(tmp_path: Path) -> None:
         (text.replace('"c": "model-00002', '"c": "model-00001'), "lacks c, which is in it"),
         (text.replace('"b"', '"x"'), "holds b, which is in nowhere"),
         (text.replace("model-00002-of-00002", "../outside"), "expected the plain name of a safetensors file"),
+        ('{"weight_map": {}}', "names no tensor"),
         (text.replace("weight_map", "weights"), "expected an object with the key 'weight_map'"),
         (text[:-3], "expected a JSON document"),
     ):
@@ -167,7 +176,7 @@ def test_a_torn_index(tmp_path: Path) -> None:
         open_source(folder)
 
 
-def test_files_that_are_cut_off_or_make_no_sense(tmp_path: Path) -> None:
+def test_files_that_are_cut_off_or_make_no_sense(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "model.safetensors"
     save_file({"a": torch.ones(2, 3), "b": torch.zeros(4)}, file)
     data = file.read_bytes()
@@ -180,11 +189,21 @@ def test_files_that_are_cut_off_or_make_no_sense(tmp_path: Path) -> None:
         (b'"shape":[2,3]', b'"shape":[2,4]', "expected begin and end of 32 bytes"),
         (b'"shape":[2,3]', b'"shape":[2,x]', "expected a JSON document"),
         (data[:8], b"\xff" * 8, "are not the size of a header"),
+        (
+            data[:8],
+            (100 << 20).to_bytes(8, "little"),
+            f"ends after {len(data)} bytes, expected at least 1048",
+        ),
+        (b"[24,40]", b"[ 8,24]", "b begins at byte 8 of the tensors, expected 24, without gap or overlap"),
+        (b"[24,40]", b"[40,56]", "b begins at byte 40 of the tensors, expected 24, without gap or overlap"),
     ):
         assert old in data
         file.write_bytes(data.replace(old, new, 1))
         with pytest.raises(Damaged, match=complaint):
             open_source(tmp_path)
+    save_file({}, file)
+    assert exit_code(["checkpoint", "import", str(tmp_path), str(tmp_path / "run")]) == 2
+    assert f"{tmp_path}: holds nothing that could be imported" in capsys.readouterr().err
     file.write_bytes(data + b"\0")
     with pytest.raises(Damaged, match="has 41 bytes of tensors, expected 40"):
         open_source(tmp_path)

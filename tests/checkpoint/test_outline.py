@@ -112,8 +112,30 @@ def test_the_next_save_has_what_has_changed(tmp_path: Path, change: Callable[[di
     assert all(torch.equal(expected.tensors[name], found.tensors[name]) for name in expected.tensors)
 
 
-def test_an_unchanged_state_is_not_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_are_read_from_where_they_live_after_going_back(tmp_path: Path) -> None:
     state = training()
+    with Checkpointer(tmp_path) as checkpointer:
+        for number in (1, 2):
+            assert checkpointer.save(number, state).result(WITHIN)
+        assert checkpointer.restore(state, step=1) == 1  # puts other groups into the optimizer, with the same tensors
+        lower_rate(state)
+        assert checkpointer.save(2, state).result(WITHIN)
+        again = training()
+        assert checkpointer.restore(again) == 2
+    assert [group["lr"] for group in again["optimizer"].param_groups] == [0.001, 0.25]
+
+
+def test_an_unchanged_state_is_not_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unchanged(tmp_path, monkeypatch, training())
+
+
+def test_an_optimizer_without_state_is_not_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = training()
+    state["optimizer"] = torch.optim.SGD(state["model"].parameters())
+    unchanged(tmp_path, monkeypatch, state)
+
+
+def unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: dict[str, Any]) -> None:
     with Checkpointer(tmp_path) as checkpointer:
         assert checkpointer.save(1, state).result(WITHIN)
         step(state)

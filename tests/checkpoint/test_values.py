@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tlaunch.checkpoint.errors import Damaged, Unusable
-from tlaunch.checkpoint.values import from_json, to_json
+from tlaunch.checkpoint.values import Json, from_json, to_json
 
 plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
 keys = st.text() | st.integers() | st.tuples(st.integers(), st.text())
@@ -63,6 +63,14 @@ def test_a_value_that_holds_itself() -> None:
     loop.append(loop)
     with pytest.raises(Unusable, match="nested more than 100 deep"):
         to_json(loop, "state")
+
+
+def test_a_file_that_nests_deeper_than_any_value() -> None:
+    deep: Json = [{"a": {"$tuple": [{"$dict": [[1, 2]]}]}}]
+    for _ in range(900):
+        deep = [deep]
+    with pytest.raises(Damaged, match="nested more than 100 deep"):
+        from_json(deep, "state")
 
 
 @pytest.mark.parametrize(

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.checkpoint.writing import part_of, pieces_of, save
-from tlaunch.checkpoint.commit import write_part
+from tlaunch.checkpoint.commit import try_commit, write_part
 from tlaunch.checkpoint.files import LocalFiles
 from tlaunch.checkpoint.layout import Address
+from tlaunch.checkpoint.region import Region
+from tlaunch.checkpoint.shard import Piece
+from tlaunch.checkpoint.shown import size
 from tlaunch.launcher.cli.main import exit_code
 
 
@@ -47,12 +52,76 @@ def test_list(files: LocalFiles, capsys: pytest.CaptureFixture[str]) -> None:
     assert [(each["step"], each["committed"]) for each in found] == [(10, True), (20, True), (30, False)]
 
 
+def test_the_folder_of_a_single_checkpoint(files: LocalFiles, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = str(Path(files.root, Address(1, 10).folder))
+    assert exit_code(["checkpoint", "ls", folder]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["step", "10"]
+    assert exit_code(["checkpoint", "show", folder, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["body"]["step"] == 10
+    assert exit_code(["checkpoint", "verify", folder]) == 0
+    assert capsys.readouterr().out == "step 10, generation 1: 388 B, all as written\n"
+    assert exit_code(["checkpoint", "prune", folder, "--last", "1"]) == 2
+    assert "this is one checkpoint; expected the folder in which" in capsys.readouterr().err
+    assert exit_code(["checkpoint", "ls", str(Path(files.root, Address(1, 30).folder))]) == 2
+    assert "this checkpoint was never committed" in capsys.readouterr().err
+    assert Path(folder).exists()
+
+
+@pytest.fixture
+def odd(tmp_path: Path) -> str:
+    """A path with a checkpoint whose names and values look like something else."""
+    files, address = LocalFiles(tmp_path / "odd [bold]"), Address(1, 1)
+    names = ("h.10.[/bold]", "h.9.:smile:", f"h.{'0' * 150}", "red\x1b[31m", "half\ud800", "two\nlines")
+    pieces = [Piece(name, "U8", (1,), Region.whole((1,)), memoryview(b"x")) for name in names]
+    write_part(files, replace(part_of(address, 0, 1), values={"a": "[/bold]", "b": {"$tuple": [1]}}), pieces)
+    assert try_commit(files, address, 1)
+    return files.root
+
+
+def test_names_are_shown_as_they_are(odd: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(["checkpoint", "show", odd]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    begin = lines.index(["tensors"]) + 2
+    shown = [line[0] for line in lines[begin : begin + 6]]
+    assert shown == [f"h.{'0' * 150}", "h.9.:smile:", "h.10.[/bold]", "half\\ud800", "red\\x1b[31m", "two\\nlines"]
+    assert lines[-2:] == [["a", "'[/bold]'"], ["b", "(1,)"]]
+    shard = Path(odd, Address(1, 1).shard(0))
+    shard.unlink()
+    assert exit_code(["checkpoint", "verify", odd]) == 1
+    said = capsys.readouterr()
+    assert said.out == f"step 1, generation 1: {shard}: this shard is missing\n"
+    assert said.err == "", "no bar where nobody looks"
+
+
+def test_a_narrow_terminal_cuts_nothing_off(
+    odd: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    pictures = []
+    for command in ("ls", "show"):
+        assert exit_code(["checkpoint", command, odd]) == 0
+        pictures.append(re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out))
+        assert max(map(len, pictures[-1].splitlines())) == 40
+        assert "\N{HORIZONTAL ELLIPSIS}" not in pictures[-1]
+    assert pictures[1].count("0") >= 150
+    assert "\\x1b[31m" in pictures[1]
+    assert "[/bold]" in pictures[1]
+
+
+def test_sizes() -> None:
+    counts = (0, 999, 999.4, 1000, 999_499, 999_999, 1_234_000_000, 5e15)
+    assert [*map(size, counts)] == ["0 B", "999 B", "999 B", "1 kB", "999 kB", "1 MB", "1.23 GB", "5 PB"]
+
+
 def test_show(files: LocalFiles, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(["checkpoint", "show", files.root]) == 0
     said = capsys.readouterr().out
     assert ["step", "20"] in [line.split() for line in said.splitlines()]
     assert ["w", "F32", "2x8", "2", "64", "B"] in [line.split() for line in said.splitlines()]
     assert ["epoch", "2"] in [line.split() for line in said.splitlines()]
+    assert ["tensors", "2,", "68", "B"] in [line.split() for line in said.splitlines()]
     assert exit_code(["checkpoint", "show", files.root, "--step", "10", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["body"]["step"] == 10
 
@@ -85,6 +154,8 @@ def test_prune(files: LocalFiles, capsys: pytest.CaptureFixture[str]) -> None:
         (["ls"], "path: expected where a job keeps its checkpoints"),
         (["ls", "/nowhere"], "/nowhere: there is no checkpoint; expected the path that a job saves to"),
         (["verify", "/nowhere"], "/nowhere: there is no checkpoint; expected the path that a job saves to"),
+        (["show", "/nowhere"], "/nowhere: there is no checkpoint; expected a path that a job saves to, a directory of"),
+        (["prune", "/nowhere", "--last", "1"], "/nowhere: there is no checkpoint; expected the path that a job saves"),
         (["show", "RUN", "--step", "7"], "no checkpoint of step 7; there are 10, 20"),
         (["show", "RUN", "--step", "x"], "--step: expected a whole number of at least 0, got 'x'"),
         (["prune", "RUN"], "--last: expected how many of the newest checkpoints to keep"),

@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -111,6 +112,15 @@ def test_export_and_import_bring_everything_back(
     assert exit_code(["checkpoint", "verify", back]) == 0
 
 
+def test_many_tensors_of_the_same_bytes_are_no_long_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files, address = LocalFiles(tmp_path / "run"), Address(1, 1)
+    zeros = [Piece(f"a{at:02}", "U8", (2, 2), Region.whole((2, 2)), memoryview(bytes(4))) for at in range(10)]
+    write_part(files, part_of(address, 0, 1), zeros)
+    assert try_commit(files, address, 1)
+    assert exit_code(["checkpoint", "export", files.root, str(tmp_path / "out"), "--prefix", ""]) == 0
+    assert "tied weights have: a00, a01, a02, a03, a04, a05, a06, a07, and 2 more\n" in capsys.readouterr().out
+
+
 def test_to_an_object_store_and_back(files: LocalFiles, tmp_path: Path) -> None:
     out = "memory://exchange/out"
     assert exit_code(["checkpoint", "export", files.root, out, "--prefix", "", "--shard-size", "60B"]) == 0
@@ -187,13 +197,24 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 
 
 def test_what_is_damaged_is_not_exported(files: LocalFiles, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(tmp_path.iterdir())
     shard = Path(files.root, Address(1, 20).shard(1))
     shard.write_bytes(shard.read_bytes()[:-1] + b"\0")
-    out = tmp_path / "out"
+    out = tmp_path / "folders" / "above" / "out"
     assert exit_code(["checkpoint", "export", files.root, str(out), "--prefix", ""]) == 1
     assert "rank-00001.safetensors: bytes 0 to " in capsys.readouterr().err
-    assert not out.exists()
+    assert sorted(tmp_path.iterdir()) == before
     assert exit_code(["checkpoint", "diff", files.root, files.root + "@10"]) == 2
+
+
+@pytest.mark.parametrize("command", ["ls", "export", "diff"])
+def test_a_path_that_the_operating_system_refuses(
+    files: LocalFiles, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = "/" + "x" * 300
+    words = {"ls": [long], "export": [files.root, long, "--prefix", ""], "diff": [files.root, f"{long}@7"]}
+    assert exit_code(["checkpoint", command, *words[command]]) == (2 if command == "diff" else 1)
+    assert re.fullmatch(rf"tlaunch: {long}: [a-z ]+ failed: File name too long\n", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("what", ["export", "import"])
