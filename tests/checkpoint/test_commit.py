@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.checkpoint.breaking import flip
 from tests.checkpoint.writing import numbers, part_of, pieces_of, save
 from tlaunch.checkpoint.catalog import Keep, committed, find, prune
 from tlaunch.checkpoint.commit import try_commit, write_part
-from tlaunch.checkpoint.errors import CheckpointError, Superseded, Unusable
+from tlaunch.checkpoint.errors import CheckpointError, Damaged, Superseded, Unusable
 from tlaunch.checkpoint.files import LocalFiles
 from tlaunch.checkpoint.generations import clean, newest_generation, take_generation
 from tlaunch.checkpoint.layout import Address
@@ -119,6 +120,49 @@ def test_ranks_that_disagree(files: LocalFiles) -> None:
     write_part(files, part_of(address, 1), [odd])
     with pytest.raises(CheckpointError, match=r"tensor w: one rank has F32 \[2, 8\], another F32 \[2, 9\]"):
         try_commit(files, address, 2)
+    assert committed(files) == []
+
+
+def test_a_part_that_was_damaged_before_it_is_committed(files: LocalFiles) -> None:
+    address = Address(1, 10)
+    for rank in (0, 1):
+        write_part(files, part_of(address, rank), pieces_of(address, rank))
+    part = Path(files.root, address.part(1))
+    whole = part.read_bytes()
+    for byte in range(len(whole)):
+        flip(part, byte)
+        with pytest.raises((Damaged, Unusable), match=r"rank-00001\.json"):
+            try_commit(files, address, 2)
+        flip(part, byte)
+    for length in (0, 1, 20, len(whole) - 1):
+        part.write_bytes(whole[:length])
+        with pytest.raises(Damaged, match=r"rank-00001\.json"):
+            try_commit(files, address, 2)
+    assert committed(files) == []
+    part.write_bytes(whole)
+    assert try_commit(files, address, 2)
+
+
+def test_a_generation_file_counts_by_its_name_alone(files: LocalFiles) -> None:
+    assert take_generation(files, {}) == 1
+    assert take_generation(files, {"host": "b"}) == 2
+    marker = Path(files.root, "generation-00000002.json")
+    whole = marker.read_bytes()
+    for damaged in (b"", whole[:5], whole[:-1] + b"\xff", b"[1]", b"[" * 5000):
+        marker.write_bytes(damaged)
+        with pytest.raises(Superseded, match=r"generation 2 \(unknown\) has taken over"):
+            save(files, Address(1, 20))
+    assert take_generation(files, {}) == 3
+    clean(files, 3)
+    assert not marker.exists()
+
+
+def test_a_part_too_many(files: LocalFiles) -> None:
+    address = Address(1, 20)
+    for rank in range(4):
+        write_part(files, part_of(address, rank, 3), pieces_of(address, rank, 3) if rank < 3 else [])
+    with pytest.raises(CheckpointError, match="step 20 of generation 1: expected one part of each of 3 ranks, found"):
+        try_commit(files, address, 3)
     assert committed(files) == []
 
 

@@ -9,13 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.checkpoint.writing import everything, save
+from tests.checkpoint.breaking import flip
+from tests.checkpoint.writing import everything, part_of, save
 from tlaunch.checkpoint.catalog import committed, find, manifest_of
+from tlaunch.checkpoint.commit import try_commit, write_part
+from tlaunch.checkpoint.dtypes import BYTES
 from tlaunch.checkpoint.errors import CheckpointError, Damaged, Unusable
 from tlaunch.checkpoint.files import LocalFiles
+from tlaunch.checkpoint.generations import take_generation
 from tlaunch.checkpoint.layout import Address
-from tlaunch.checkpoint.manifest import Manifest, from_bytes, to_bytes
-from tlaunch.checkpoint.reading import verify
+from tlaunch.checkpoint.manifest import BLOCK, Manifest, from_bytes, to_bytes
+from tlaunch.checkpoint.reading import ShardReader, verify
+from tlaunch.checkpoint.region import Region
+from tlaunch.checkpoint.shard import Piece
 
 HERE = Address(1, 10)
 
@@ -56,6 +62,41 @@ def test_a_flipped_bit_in_any_byte_is_found_and_the_file_named(files: LocalFiles
     check(files)
 
 
+def test_a_flipped_bit_in_a_tensor_of_any_type_is_found_by_who_reads_that_alone(tmp_path: Path) -> None:
+    files = LocalFiles(tmp_path)
+    pieces = [
+        Piece(name, name, (16,), Region.whole((16,)), memoryview(bytes(range(16 * width))))
+        for name, width in BYTES.items()
+    ]
+    write_part(files, part_of(HERE, 0, 1), pieces)
+    assert try_commit(files, HERE, 1)
+    manifest = manifest_of(files, HERE)
+    for tensor in manifest.tensors.values():
+        (at,) = tensor.slices
+        flip(tmp_path / HERE.shard(0), at.begin + 1, bit=7)
+        with pytest.raises(Damaged, match=r"rank-00000\.safetensors: bytes 0 to \d+ have changed"):
+            ShardReader(files, HERE, manifest).fill(at.file, at.begin, memoryview(bytearray(16)))
+        flip(tmp_path / HERE.shard(0), at.begin + 1, bit=7)
+    check(files)
+
+
+def test_a_flipped_bit_in_any_block_of_a_large_file(tmp_path: Path) -> None:
+    files = LocalFiles(tmp_path)
+    data = bytes(range(256)) * (9 << 12)  # with the header a little more than nine blocks
+    piece = Piece("w", "U8", (len(data),), Region.whole((len(data),)), memoryview(data))
+    write_part(files, part_of(HERE, 0, 1), [piece])
+    assert try_commit(files, HERE, 1)
+    manifest = manifest_of(files, HERE)
+    shard = tmp_path / HERE.shard(0)
+    for byte in (BLOCK - 1, BLOCK, 8 * BLOCK - 1, 8 * BLOCK, 9 * BLOCK, shard.stat().st_size - 1):
+        flip(shard, byte)
+        begin = byte // BLOCK * BLOCK
+        with pytest.raises(Damaged, match=rf"bytes {begin} to {min(begin + BLOCK, shard.stat().st_size)} have changed"):
+            verify(files, HERE, manifest)
+        flip(shard, byte)
+    verify(files, HERE, manifest)
+
+
 def test_every_truncation_and_every_byte_too_many_is_found(files: LocalFiles) -> None:
     folder = Path(files.root, HERE.folder)
     for name, data in everything(folder).items():
@@ -80,17 +121,19 @@ def test_a_shard_of_another_step(files: LocalFiles) -> None:
         check(files)
 
 
-def test_a_manifest_of_another_step(files: LocalFiles) -> None:
-    other = Address(1, 20)
+@pytest.mark.parametrize("other", [Address(1, 20), Address(2, 10)])
+def test_a_manifest_of_another_step_or_generation(files: LocalFiles, other: Address) -> None:
     assert save(files, other)
     shutil.copy(Path(files.root, HERE.manifest), Path(files.root, other.manifest))
-    with pytest.raises(Damaged, match=r"step-000000020.*manifest\.json: is that of step 10 of generation 1"):
+    with pytest.raises(Damaged, match=rf"{other.folder}/manifest\.json: is that of step 10 of generation 1"):
         check(files, other)
 
 
 def test_files_that_do_not_belong_here_do_no_harm(files: LocalFiles) -> None:
     root = Path(files.root)
     (root / HERE.folder / "notes.txt").write_text("mine")
+    shutil.copy(root / HERE.shard(1), root / HERE.shard(7))
+    (root / HERE.part(7)).write_bytes(b"a part too many")
     (root / "step-1.g1").mkdir()
     (root / "step-000000999.g00001").write_text("a file where a folder is expected")
     (root / "generation-00000000000000007.json").touch()
@@ -102,6 +145,10 @@ def test_a_path_without_a_checkpoint(tmp_path: Path, files: LocalFiles) -> None:
     assert find(LocalFiles(tmp_path / "nowhere")) is None
     with pytest.raises(Unusable, match="no checkpoint of step 11; there are 10"):
         find(files, 11)
+    single = LocalFiles(Path(files.root, HERE.folder))
+    for use in (find, lambda place: take_generation(place, {})):
+        with pytest.raises(Unusable, match=r"step-000000010\.g00001: this is one checkpoint; expected the folder in"):
+            use(single)
 
 
 @pytest.mark.parametrize(

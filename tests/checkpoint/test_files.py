@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import errno
-import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.checkpoint.breaking import fill_up
 from tests.checkpoint.writing import save
 from tlaunch.checkpoint.catalog import Keep, committed, manifest_of, prune
 from tlaunch.checkpoint.errors import CheckpointError, Unusable
@@ -115,20 +115,10 @@ def test_a_path_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = LocalFiles(tmp_path)
     assert save(files, Address(1, 10))
-    write = os.write
-    left = [200]
-
-    def filling_up(fd: int, data: bytes) -> int:
-        if left[0] == 0:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        count = write(fd, memoryview(data)[: left[0]])
-        left[0] -= count
-        return count
-
-    monkeypatch.setattr(os, "write", filling_up)
-    with pytest.raises(CheckpointError, match=r"rank-00000\.safetensors: writing a shard failed: no space is left"):
-        save(files, Address(1, 20))
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        fill_up(patch, 200)
+        with pytest.raises(CheckpointError, match=r"rank-00000\.safetensors: writing a shard failed: no space is left"):
+            save(files, Address(1, 20))
     assert committed(files) == [Address(1, 10)]
     assert not list(tmp_path.rglob(".draft-*"))
     assert save(files, Address(1, 20))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.checkpoint.breaking import flip
 from tests.checkpoint.writing import part_of, pieces_of, save
 from tlaunch.checkpoint.commit import try_commit, write_part
 from tlaunch.checkpoint.files import LocalFiles
@@ -30,14 +31,6 @@ def files(tmp_path: Path) -> LocalFiles:
     unfinished = Address(1, 30)
     write_part(files, part_of(unfinished, 0), pieces_of(unfinished, 0))
     return files
-
-
-def flip(files: LocalFiles, name: str) -> None:
-    """Change the last bit of a file."""
-    path = Path(files.root, name)
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
 
 
 def test_list(files: LocalFiles, capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,7 +124,7 @@ def test_verify_looks_at_all_of_them_and_names_what_is_damaged(
 ) -> None:
     assert exit_code(["checkpoint", "verify", files.root]) == 0
     assert capsys.readouterr().out.count("all as written") == 2
-    flip(files, Address(1, 10).shard(1))
+    flip(Path(files.root, Address(1, 10).shard(1)), -1)
     assert exit_code(["checkpoint", "verify", files.root]) == 1
     said = capsys.readouterr().out.splitlines()
     assert "rank-00001.safetensors: bytes 0 to " in said[0]

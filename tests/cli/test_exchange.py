@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import math
-import os
 import re
 import shutil
 import struct
@@ -17,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.checkpoint.breaking import fill_up
 from tests.checkpoint.writing import everything, part_of, save
 from tlaunch.checkpoint import CheckpointError
 from tlaunch.checkpoint.commit import try_commit, write_part
@@ -225,18 +224,8 @@ def test_a_full_disk(
     assert exit_code(["checkpoint", "export", files.root, str(source), "--prefix", ""]) == 0
     words = ["export", files.root, str(out), "--prefix", ""] if what == "export" else ["import", str(source), str(out)]
     before = everything(tmp_path)
-    left = [150]
-    write = os.write
-
-    def filling_up(fd: int, data: bytes) -> int:
-        if left[0] == 0:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        count = write(fd, memoryview(data)[: left[0]])
-        left[0] -= count
-        return count
-
     with monkeypatch.context() as patch:
-        patch.setattr(os, "write", filling_up)
+        fill_up(patch, 150)
         assert exit_code(["checkpoint", *words]) == 1
     assert "no space is left" in capsys.readouterr().err
     with monkeypatch.context() as patch:
