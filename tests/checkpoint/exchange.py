@@ -1,4 +1,4 @@
-"""What a tensor of a name holds, and reading whole tensors of any checkpoint."""
+"""Reading whole tensors of any checkpoint."""
 
 from __future__ import annotations
 
@@ -7,11 +7,6 @@ import torch
 from tlaunch.checkpoint.region import Region
 from tlaunch.checkpoint.resharding import Wanted, gather
 from tlaunch.checkpoint.source import Source
-
-
-def expected(name: str, shape: torch.Size) -> torch.Tensor:
-    """Return numbers that follow from a name and positions."""
-    return (torch.arange(shape.numel(), dtype=torch.float32) + sum(name.encode())).view(shape)
 
 
 def everything(source: Source) -> dict[str, torch.Tensor]:

@@ -15,7 +15,7 @@ def run_ranks(script: str, *runs: tuple[int, tuple[str, ...]], folder: Path) -> 
     """Run it as so many ranks with such arguments, one run after the other, and check that all of them end well."""
     plan = [f"{world}:{' '.join(arguments)}" for world, arguments in runs]
     command = [sys.executable, "-W", "error", str(SCRIPTS / "fork.py"), str(SCRIPTS / script), str(folder), *plan]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(
         command, env=env, timeout=PATIENCE, check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )

@@ -17,8 +17,9 @@ from torch.distributed.checkpoint.metadata import MetadataIndex, TensorPropertie
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from tests.checkpoint.exchange import everything, expected
+from tests.checkpoint.exchange import everything
 from tests.checkpoint.ranks import run_ranks
+from tests.checkpoint.sharded import expected
 from tlaunch.checkpoint import CheckpointError, Damaged, Unusable, distcp, load, source
 from tlaunch.checkpoint.dcp import Reader
 from tlaunch.checkpoint.files import LocalFiles
@@ -44,9 +45,11 @@ def test_saved_by_two_ranks_loaded_by_three_and_imported(tmp_path: Path) -> None
     assert found.step == 7
     tensors = everything(found)
     assert tensors.pop("across").equal(expected("across", torch.Size((4, 3))).t())
-    for name in ("0.weight", "0.bias", "2.weight", "2.bias"):
+    assert tensors.pop("model.3.num_batches_tracked") == 1
+    parameters = [f"{layer}.{kind}" for layer in (0, 2, 3) for kind in ("weight", "bias")]
+    for name in parameters:
         assert tensors.pop(f"optimizer.state.{name}.step") == 1
-    assert len(tensors) == 4 * 3 + 1
+    assert len(tensors) == len(parameters) * 3 + len(["running_mean", "running_var", "columns"])
     for name, tensor in tensors.items():
         assert tensor.equal(expected(name, tensor.shape)), name
     state = {"step": 0, "columns": torch.zeros(6, 8)}
