@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -15,6 +16,7 @@ from tlaunch.checkpoint.files import LocalFiles
 from tlaunch.launcher.control.timing import Timing
 
 PAIR = ("--nodes", "2", "--gpus-per-node", "1")
+RANKS = (0, 1)
 SAVES = Path(__file__).parent / "scripts" / "saves.py"
 
 
@@ -39,23 +41,37 @@ def saver_of(job: Job, node: str) -> psutil.Process:
     return found[0]
 
 
-def first_step(job: Job, world: int = 2) -> None:
+def saved(job: Job, step: int) -> None:
+    """Wait until every rank knows that a step is saved."""
+    for rank in RANKS:
+        assert job.until_written(job.folder / f"saved-{step}-{rank}") == "True"
+
+
+def first_step(job: Job) -> None:
     """Have the first step saved, and see that everybody knows."""
     until(job, 1)
-    for rank in range(world):
-        assert job.until_written(job.folder / f"saved-1-{rank}") == "True"
+    saved(job, 1)
 
 
-def captured(job: Job, step: int, world: int = 2) -> None:
+def captured(job: Job, step: int) -> None:
     """Have a step captured by every rank."""
     until(job, step)
-    for rank in range(world):
+    for rank in RANKS:
         job.until_written(job.folder / f"captured-{step}-{rank}")
 
 
-def started(job: Job, restart: int, world: int = 2) -> list[int]:
+def only_captured(job: Job, step: int, ranks: Sequence[int] = RANKS) -> list[psutil.Process]:
+    """Have a step captured, and stop the savers of some ranks before they write anything of it; returns them."""
+    savers = [saver_of(job, host_of(job, rank)) for rank in ranks]
+    for saver in savers:
+        saver.suspend()
+    captured(job, step)
+    return savers
+
+
+def started(job: Job, restart: int) -> list[int]:
     """Return where the ranks go on after so many restarts."""
-    return [int(job.until_written(job.folder / f"start-{rank}-{restart}")) for rank in range(world)]
+    return [int(job.until_written(job.folder / f"start-{rank}-{restart}")) for rank in RANKS]
 
 
 def gone(*processes: psutil.Process) -> bool:
@@ -91,12 +107,9 @@ def host_of(job: Job, rank: int, restart: int = 0) -> str:
 def test_a_saver_that_is_killed_loses_nothing(tmp_path: Path) -> None:
     with running(tmp_path, *PAIR, script=SAVES) as job:
         first_step(job)
-        saver = saver_of(job, host_of(job, 1))
-        saver.suspend()
-        captured(job, 2)
+        (saver,) = only_captured(job, 2, [1])
         saver.kill()
-        for rank in range(2):
-            assert job.until_written(job.folder / f"saved-2-{rank}") == "True"
+        saved(job, 2)
         assert saver_of(job, host_of(job, 1)).pid != saver.pid
         job.finish()
         assert steps(job) == [1, 2]
@@ -115,19 +128,16 @@ def test_a_saver_that_is_killed_loses_nothing(tmp_path: Path) -> None:
 def test_what_was_captured_when_a_rank_was_killed_is_restored(tmp_path: Path) -> None:
     with running(tmp_path, *PAIR, script=SAVES) as job:
         first_step(job)
-        savers = [saver_of(job, host_of(job, rank)) for rank in range(2)]
-        for saver in savers:
-            saver.suspend()
-        captured(job, 2)
+        savers = only_captured(job, 2)
         kill(job, 1)
-        for rank in range(2):
+        for rank in RANKS:
             job.until_written(job.folder / f"making-{rank}-1")
         assert steps(job) == [1], "nothing has been written yet, and the new ranks are waiting"
         for saver in savers:
             saver.resume()
         assert started(job, 1) == [2, 2]
         assert steps(job) == [1, 2]
-        assert [saver_of(job, host_of(job, rank, 1)) for rank in range(2)] == savers, "the same savers go on"
+        assert [saver_of(job, host_of(job, rank, 1)) for rank in RANKS] == savers, "the same savers go on"
         captured(job, 3)
         job.finish()
         assert steps(job) == [1, 2, 3]
@@ -153,8 +163,7 @@ def test_what_was_not_captured_when_a_rank_was_killed_is_not_seen(tmp_path: Path
         (job.folder / "hold").unlink()
         assert started(job, 1) == [1, 1]
         assert not part.parent.exists()
-        for rank in range(2):
-            assert job.until_written(job.folder / f"saved-2-{rank}") == "True", "the same step, by the next generation"
+        saved(job, 2)  # the same step, by the next generation
         job.finish()
         assert steps(job) == [1, 2]
 
@@ -171,11 +180,8 @@ def test_a_saver_finishes_without_its_agent(tmp_path: Path) -> None:
     with running(tmp_path, "--nodes", "3", "--gpus-per-node", "1", "--spares", "1", script=SAVES) as job:
         first_step(job)
         (job.folder / "hold").touch()
-        node = host_of(job, 1)
-        saver = saver_of(job, node)
-        saver.suspend()
-        captured(job, 2)
-        os.kill(job.agent_pid(node), signal.SIGKILL)
+        (saver,) = only_captured(job, 2, [1])
+        os.kill(job.agent_pid(host_of(job, 1)), signal.SIGKILL)
         saver.resume()
         job.until(lambda: gone(saver), "the end of the saver")
         job.until(lambda: steps(job) == [1, 2], "the step to be committed, by whichever saver was the last")
@@ -187,11 +193,8 @@ def test_a_saver_finishes_without_its_agent(tmp_path: Path) -> None:
 def test_what_was_captured_is_written_before_a_stopped_job_ends(tmp_path: Path) -> None:
     with running(tmp_path, *PAIR, script=SAVES) as job:
         first_step(job)
-        savers = [saver_of(job, host_of(job, rank)) for rank in range(2)]
-        ranks = [process_of(job, rank) for rank in range(2)]
-        for saver in savers:
-            saver.suspend()
-        captured(job, 2)
+        ranks = [process_of(job, rank) for rank in RANKS]
+        savers = only_captured(job, 2)
         job.process.send_signal(signal.SIGINT)
         job.until(lambda: gone(*ranks), "the end of the ranks")
         for saver in savers:
