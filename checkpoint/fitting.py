@@ -10,7 +10,7 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from tlaunch.checkpoint.errors import Unusable
-from tlaunch.checkpoint.flat import Flat, State, expand, flatten
+from tlaunch.checkpoint.flat import Flat, State, expand, flatten, without_state, without_steps
 from tlaunch.checkpoint.layout import is_reserved
 from tlaunch.checkpoint.resharding import Filling, Wanted
 from tlaunch.checkpoint.slices import Held, Known, held
@@ -43,8 +43,10 @@ def fit(source: Source, state: State, *, strict: bool) -> Fitting:
     Raises:
         Unusable: names, shapes or types differ; they are listed.
     """
+    fresh = without_state(state)
     tree = expand(state)
     flat = flatten(tree)
+    without_steps(flat, fresh)
     wanted = flat.tensors.keys() | flat.values.keys()
     there = _names(source) - source.lost.keys()
     if strict:

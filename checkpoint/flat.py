@@ -7,7 +7,7 @@ for the names.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
@@ -62,6 +62,23 @@ def expand(state: State) -> dict[str, Any]:
     """
     modules = [value for value in state.values() if isinstance(value, nn.Module)]
     return {str(name): _expanded(value, str(name), modules) for name, value in state.items()}
+
+
+def without_state(state: State) -> dict[str, torch.optim.Optimizer]:
+    """Return the optimizers that have made no step yet.
+
+    To expand them torch makes them make one, with gradients of zero. That is not to be part of the training.
+    """
+    optimizers = ((str(name), value) for name, value in state.items() if isinstance(value, torch.optim.Optimizer))
+    return {name: optimizer for name, optimizer in optimizers if not optimizer.state}
+
+
+def without_steps(flat: Flat, optimizers: Iterable[str]) -> None:
+    """Take the step back that torch has made these optimizers make."""
+    for name in optimizers:
+        for path, tensor in flat.tensors.items():
+            if path.startswith(f"{name}.state.") and path.endswith(".step"):
+                tensor.zero_()
 
 
 def _expanded(value: Value, name: str, modules: list[nn.Module]) -> Value:

@@ -7,12 +7,10 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
-from torch.optim.optimizer import Optimizer
-
 from tlaunch.checkpoint import random_state
 from tlaunch.checkpoint.capture import Target
 from tlaunch.checkpoint.errors import Unusable
-from tlaunch.checkpoint.flat import Flat, State, expand, flatten, joined, steady_storages
+from tlaunch.checkpoint.flat import Flat, State, expand, flatten, joined, steady_storages, without_state, without_steps
 from tlaunch.checkpoint.layout import RESERVED
 from tlaunch.checkpoint.outline import Outline, outline, parts_of
 from tlaunch.checkpoint.plan import boxes_to_bytes
@@ -135,18 +133,12 @@ class Preparing:
 
 
 def leaves_of(parts: Mapping[str, Any]) -> Flat:
-    """Ask modules and optimizers for their states.
-
-    An optimizer that has none yet is made to step by torch, with gradients of zero, so that there is something to save.
-    That must not be part of the training: it gets its emptiness back, and what is saved has made no step.
-    """
-    empty = {name: part for name, part in parts.items() if isinstance(part, Optimizer) and not part.state}
+    """Ask modules and optimizers for their states. Optimizers that have none yet get their emptiness back."""
+    fresh = without_state(parts)
     flat = flatten(expand(parts), steady_storages(parts))
-    for name, optimizer in empty.items():
+    without_steps(flat, fresh)
+    for optimizer in fresh.values():
         optimizer.state.clear()
-        for path, tensor in flat.tensors.items():
-            if path.startswith(f"{name}.state.") and path.endswith(".step"):
-                tensor.zero_()
     return flat
 
 

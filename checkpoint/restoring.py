@@ -14,7 +14,7 @@ from tlaunch.checkpoint import catalog, random_state
 from tlaunch.checkpoint.errors import CheckpointError, Unusable
 from tlaunch.checkpoint.files import Files
 from tlaunch.checkpoint.fitting import Fitting, fit, listed
-from tlaunch.checkpoint.flat import Flat, State, flatten, rebuild, stateful, take_on
+from tlaunch.checkpoint.flat import Flat, State, flatten, rebuild, stateful, take_on, without_state
 from tlaunch.checkpoint.layout import Address
 from tlaunch.checkpoint.memory import overlapping
 from tlaunch.checkpoint.opening import locate, open_own, open_spot
@@ -68,8 +68,12 @@ def _restore(opened: Callable[[], Source], ranks: Ranks, state: State, *, strict
     restoring = _Restoring(state, ranks)
     # Before anything is changed anywhere: when one rank cannot go on, none does.
     failed = "another rank could not load the checkpoint"
-    told = ranks.together(lambda: restoring.fit(opened(), strict=strict), failed)
-    sums = ranks.together(lambda: restoring.check(told), failed)
+    try:
+        told = ranks.together(lambda: restoring.fit(opened(), strict=strict), failed)
+        sums = ranks.together(lambda: restoring.check(told), failed)
+    except BaseException:
+        restoring.undo()
+        raise
     ranks.together(lambda: restoring.change(sums), "another rank could not load all of the checkpoint, this one has")
     return restoring.found.source
 
@@ -89,6 +93,7 @@ class _Restoring:
     def __init__(self, state: State, ranks: Ranks) -> None:
         self.found: Fitting
         self._state, self._ranks = state, ranks
+        self._fresh = without_state(state)
         self._sums: dict[Range, int] = {}
         self._node: list[int] = []
         self._gathered: dict[str, torch.Tensor] = {}
@@ -131,6 +136,11 @@ class _Restoring:
         self._node = node
         return pack_sums(sums)
 
+    def undo(self) -> None:
+        """Take from the optimizers that were new the states that torch has made to say what they want."""
+        for optimizer in self._fresh.values():
+            optimizer.state.clear()
+
     def change(self, told: Sequence[bytes]) -> None:
         """Put what was found in order into the state."""
         for other in self._node:
@@ -145,6 +155,9 @@ class _Restoring:
         take_on(state, taken, refusing)
         self._fill(names - theirs)
         take_on(state, taken, state.keys() - refusing)
+        for name, optimizer in self._fresh.items():
+            if not any(tensor.startswith(f"{name}.state.") for tensor in names):
+                optimizer.state.clear()  # none of its state was there to be loaded
         if self._random is not None:
             random_state.restore(self._random)
 

@@ -14,6 +14,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 import tlaunch.checkpoint
 from tlaunch.checkpoint.checkpointer import Checkpointer
 from tlaunch.checkpoint.dcp import Writer
+from tlaunch.checkpoint.errors import Damaged, Unusable
 
 WITHIN = 60.0
 
@@ -75,6 +76,33 @@ def test_going_on_from_before_the_first_step(tmp_path: Path) -> None:
                 assert checkpointer.restore(state) == 0
             else:
                 assert checkpointer.save(0, state).result(WITHIN)
+        found.append(after_one_step(model, optimizer))
+    assert all(map(torch.equal, *found))
+
+
+@pytest.mark.parametrize("kind", ["AdamW", "SGD", "Rprop", "NAdam"])
+@pytest.mark.parametrize("reason", ["misfit", "damage", "nothing"])
+def test_a_restore_that_loads_nothing_into_an_optimizer_is_no_step(tmp_path: Path, kind: str, reason: str) -> None:
+    found = []
+    for restored in (False, True):
+        torch.manual_seed(0)
+        model = nn.Linear(4, 4)
+        optimizer: torch.optim.Optimizer = getattr(torch.optim, kind)(model.parameters(), lr=0.1)
+        with Checkpointer(tmp_path) as checkpointer:
+            if restored and reason == "misfit":
+                with pytest.raises(Unusable, match="missing in the checkpoint: other"):
+                    checkpointer.restore({"model": model, "optimizer": optimizer, "other": 1})
+            elif restored and reason == "damage":
+                (shard,) = tmp_path.glob("step-000000001.*/*.safetensors")
+                shard.write_bytes(shard.read_bytes()[:-9])
+                with pytest.raises(Damaged, match="this shard ends after"):
+                    checkpointer.restore({"model": model, "optimizer": optimizer})
+            elif restored:
+                assert checkpointer.restore({"model": model, "optimizer": optimizer}, strict=False) == 1
+            else:
+                more = {} if reason == "nothing" else {"optimizer": optimizer}
+                assert checkpointer.save(1, {"model": model, **more}).result(WITHIN)
+        assert not optimizer.state
         found.append(after_one_step(model, optimizer))
     assert all(map(torch.equal, *found))
 
