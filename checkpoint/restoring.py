@@ -151,8 +151,12 @@ class _Restoring:
         refusing = stateful(state)
         theirs = set(flatten({name: tree[name] for name in refusing}).tensors)
         names = self.found.tensors.keys()
-        self._fill(names & theirs)
-        take_on(state, taken, refusing)
+        try:
+            self._fill(names & theirs)
+            take_on(state, taken, refusing)
+        except BaseException:
+            self.undo()
+            raise
         self._fill(names - theirs)
         take_on(state, taken, state.keys() - refusing)
         for name, optimizer in self._fresh.items():

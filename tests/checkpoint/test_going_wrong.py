@@ -47,6 +47,10 @@ def test_an_object_that_refuses_its_state_leaves_model_and_optimizer_as_they_wer
         with pytest.raises(ValueError, match="not mine"):
             checkpointer.restore(other)
         assert same(numbers(other), before)
+        new = {**training(), "picky": Picky(2)}
+        with pytest.raises(ValueError, match="not mine"):
+            checkpointer.restore(new)
+        assert not new["optimizer"].state
 
 
 def test_going_back_saves_the_same_steps_anew(tmp_path: Path) -> None:
