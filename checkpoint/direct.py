@@ -50,6 +50,7 @@ class _File:
         self._possible = True
         self._end = 0
         self._reserved = 0
+        self._reserving = False
 
     def write(self, chunk: memoryview) -> None:
         whole = len(chunk) // PAGE * PAGE if self._possible and len(chunk) >= LARGE and self._end % PAGE == 0 else 0
@@ -70,7 +71,7 @@ class _File:
 
     def end(self) -> None:
         self._settle()
-        if self._reserved > self._end:
+        if self._reserving:  # what was reserved, though in vain, may have made the file longer
             os.ftruncate(self._fd, self._end)
 
     def _settle(self) -> None:
@@ -90,6 +91,7 @@ class _File:
 
     def _reserve(self, size: int) -> None:
         while self._possible and self._reserved < self._end + size:
+            self._reserving = True
             begin = max(self._reserved, self._end)
             if _FALLOCATE(self._fd, 0, begin, _RESERVED) != 0:
                 break  # the write will say it better, if it cannot be either

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tlaunch.checkpoint import direct
 from tlaunch.checkpoint.direct import LARGE, write_all
 from tlaunch.checkpoint.files import LocalFiles
 from tlaunch.checkpoint.shard import write_file
@@ -91,6 +92,19 @@ def test_no_room_is_kept_that_is_not_used(tmp_path: Path, memory: memoryview) ->
     stat = (tmp_path / "file").stat()
     assert stat.st_size == 2 * LARGE
     assert stat.st_blocks * 512 < 2 * LARGE + (1 << 20)
+
+
+def test_room_that_could_only_be_reserved_in_part_makes_the_file_no_longer(
+    tmp_path: Path, memory: memoryview, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reserve(fd: int, mode: int, begin: int, size: int) -> int:
+        del mode
+        os.ftruncate(fd, begin + size // 2)  # as ext4 does until it finds no more
+        return -1
+
+    monkeypatch.setattr(direct, "_FALLOCATE", reserve)
+    LocalFiles(tmp_path).write("file", chunks_of(memory, LARGE))
+    assert (tmp_path / "file").read_bytes() == memory
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path: Path, memory: memoryview) -> None:
