@@ -48,12 +48,14 @@ class Arena:
         except OSError as error:
             raise CheckpointError(f"a snapshot needs {size} bytes of shared memory: {error.strerror}") from error
 
-    def close(self) -> None:
-        """Let go of the memory; it is gone when the other process has let go too."""
+    def close(self, *, discard: bool = False) -> None:
+        """Let go of the memory; it is gone when the other process has let go too, or now, with ``discard``."""
         while self.before_close:
             self.before_close.pop()()
         self.view.release()
         self._map.close()
+        if discard:
+            os.ftruncate(self.fd, 0)
         os.close(self.fd)
 
 

@@ -90,7 +90,7 @@ class Saving:
         self.wait_written()
         with self._linking:
             for buffer in self._buffers:
-                buffer.arena.close()
+                buffer.arena.close(discard=True)  # before there is more; the saver has written what it needs of it
             self._buffers = []
             arenas: list[Arena] = []
             try:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from tlaunch.checkpoint.arena import Arena
 from tlaunch.checkpoint.checkpointer import Checkpointer
 from tlaunch.checkpoint.flat import expand, flatten
 from tlaunch.checkpoint.outline import outline, parts_of
@@ -173,6 +174,25 @@ class WithExtra(nn.Linear):
 def test_what_is_made_for_the_state_dict_is_asked_each_time(module: nn.Module, *, remembered: bool) -> None:
     parts = parts_of({"model": module})
     assert (outline(parts, flatten(expand(parts))) is not None) is remembered
+
+
+def test_memory_that_is_too_small_is_gone_before_there_is_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[int] = []
+
+    def make(size: int) -> Arena:
+        home = checkpointer._home
+        assert home is not None
+        files = [file for file in Path(f"/proc/{home.pid}/fd").iterdir() if "memfd:tlaunch" in str(file.readlink())]
+        assert files
+        held.extend(file.stat().st_size for file in files)
+        return make_arena(size)
+
+    make_arena = Arena.make
+    with Checkpointer(tmp_path) as checkpointer:
+        assert checkpointer.save(1, {"x": torch.ones(1 << 20)}).result(WITHIN)
+        monkeypatch.setattr(Arena, "make", make)
+        assert checkpointer.save(2, {"x": torch.ones(2 << 20)}).result(WITHIN)
+    assert sorted(set(held)) == [0], "the saver would have kept it until it was given the next"
 
 
 def test_memory_is_twice_the_state_and_does_not_grow(tmp_path: Path) -> None:
