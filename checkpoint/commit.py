@@ -12,6 +12,7 @@ cannot commit.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -103,7 +104,9 @@ def try_commit(files: Files, address: Address, world: int) -> bool:
             return False
         try:
             parts = [read_part(files, address, rank) for rank in ranks]
-        except FileNotFoundError:
+        except OSError as error:
+            if not _is_gone(error):
+                raise
             return _stands(files, address)  # another has committed meanwhile, and has removed the parts
     except OSError as error:
         raise why(error, "reading the ranks' parts", f"{files.root}/{address.folder}") from error
@@ -127,7 +130,7 @@ def commit(files: Files, manifest: Manifest) -> None:
         files.write(address.manifest, [to_bytes(manifest)])
     except OSError as error:
         with contextlib.suppress(OSError):
-            if isinstance(error, FileNotFoundError) and _stands(files, address):
+            if _is_gone(error) and _stands(files, address):
                 return  # committed by another, which has then tidied up
         raise _failed(files, address, error, "committing", address.manifest) from error
     try:
@@ -205,10 +208,15 @@ def read_part(files: Files, address: Address, rank: int) -> Manifest:
     return part
 
 
+def _is_gone(error: OSError) -> bool:
+    """Whether a file or its folder is not there any more. NFS says ``ESTALE`` of what another node has removed."""
+    return isinstance(error, FileNotFoundError) or error.errno == errno.ESTALE
+
+
 def _failed(files: Files, address: Address, error: OSError, what: str, name: str) -> CheckpointError:
     """Say why writing failed. Where a newer writer has removed the folder, that is the reason."""
     try:
-        if isinstance(error, FileNotFoundError):
+        if _is_gone(error):
             refuse_if_superseded(files, address)
     except CheckpointError as superseded:
         return superseded
@@ -223,3 +231,5 @@ def _tolerating(what: str, where: str) -> Iterator[None]:
         yield
     except OSError as error:
         log.warning("%s", why(error, what, where))
+    except Exception as error:  # noqa: BLE001 - stores of every kind; nothing depends on it
+        log.warning("%s: %s failed: %r", where, what, error)

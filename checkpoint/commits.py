@@ -111,9 +111,12 @@ class Commits:
         with self._changed:
             del self._open[key]  # from here on, whoever comes late makes a new entry
         for rank, ended in entry.callers:
-            if isinstance(error, GivenUp):  # what a newer writer came in between may be committed all the same
-                withdraw(entry.files, entry.address, rank)
-            ended(error)
+            try:
+                if isinstance(error, GivenUp):  # what a newer writer came in between may be committed all the same
+                    withdraw(entry.files, entry.address, rank)
+                ended(error)
+            except Exception:
+                log.exception("step %d, rank %d", entry.address.step, rank)
 
 
 def _who_is_missing(entry: _Open, *, late: str) -> str:

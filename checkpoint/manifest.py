@@ -144,7 +144,11 @@ def _joined(name: str, known: Tensor | None, more: Tensor, where: str) -> Tensor
 
 
 def to_bytes(manifest: Manifest) -> bytes:
-    """Write it."""
+    """Write it.
+
+    Raises:
+        CheckpointError: it would be too large to be read.
+    """
     body: Json = {
         "format": FORMAT,
         "version": VERSION,
@@ -171,7 +175,14 @@ def to_bytes(manifest: Manifest) -> bytes:
         "values": dict(manifest.values),
     }
     rest = b'"body":' + json.dumps(body, separators=(",", ":"), allow_nan=False).encode() + b"}\n"
-    return _head(rest) + rest
+    data = _head(rest) + rest
+    if len(data) > MAX_BYTES:
+        slices = sum(len(tensor.slices) for tensor in manifest.tensors.values())
+        raise CheckpointError(
+            f"step {manifest.step}: its manifest would be {len(data) >> 20} MiB, and at most {MAX_BYTES >> 20} are "
+            f"read; it holds {slices} slices of tensors, and {len(manifest.values)} values"
+        )
+    return data
 
 
 def _head(rest: bytes) -> bytes:

@@ -20,16 +20,16 @@ LONGEST = 64 << 10
 
 
 def send(sock: socket.socket, message: Message, fd: int | None = None) -> None:
-    """Send one message, with a descriptor or without.
+    """Send one message, with a descriptor or without. Does not wait for who does not read any more.
 
     Raises:
-        OSError: the other side is gone.
+        OSError: the other side is gone, or has not read hundreds of messages.
     """
     data = json.dumps(message).encode()
     if len(data) > LONGEST:
         data = json.dumps({**message, "error": str(message.get("error"))[:4000]}).encode()
     rights = [] if fd is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
-    sock.sendmsg([data], rights, socket.MSG_NOSIGNAL)
+    sock.sendmsg([data], rights, socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
 
 
 def receive(sock: socket.socket) -> tuple[Node, int | None] | None:

@@ -190,9 +190,8 @@ def _prune(files: Files, keep: Keep) -> None:
     try:
         for address in prune(files, keep):
             log.info("removed step %d", address.step)
-    except CheckpointError as error:
-        # What is kept too long does no harm; the next commit tries again.
-        log.warning("%s", error)
+    except Exception as error:  # noqa: BLE001 - file systems of every kind; what is kept too long does no harm
+        log.warning("old checkpoints stay until the next commit: %s", _told(error))
 
 
 class Saver:

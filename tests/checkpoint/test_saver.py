@@ -96,6 +96,17 @@ def test_the_last_orders_of_the_dead_are_heard_though_they_have_not_read_our_ans
         assert heard == ["one", "two"]
 
 
+def test_who_does_not_read_holds_nobody_up() -> None:
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+    def say_much() -> None:
+        for step in range(100_000):
+            send(here, {"do": "absent", "step": step})
+
+    with here, there, pytest.raises(BlockingIOError):
+        say_much()
+
+
 def test_who_comes_next_waits_until_the_orders_of_the_dead_are_done(saver: Saver, tmp_path: Path) -> None:
     files = LocalFiles(tmp_path / "ck")
     address = Address(take_generation(files, {}), 10)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from pathlib import Path
@@ -195,6 +196,68 @@ def test_a_rank_that_says_nothing_is_named_in_the_end(tmp_path: Path, monkeypatc
     waiting.finish()
     assert "step 20 is not committed" in error
     assert "1 of 2 ranks have not written their part, first of them rank 1" in error
+
+
+class Stale(LocalFiles):
+    """NFS, where another node commits while this one reads: what it removes is ``ESTALE`` to whoever knew it."""
+
+    def __init__(self, root: Path, *, committed: bool) -> None:
+        super().__init__(root)
+        self.committed = committed
+
+    def read(self, name: str, limit: int) -> bytes:
+        if name == OLD.part(1):
+            if self.committed:
+                assert try_commit(LocalFiles(self.root), OLD, 2)
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return super().read(name, limit)
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_a_stale_handle_of_a_part_is_no_failure(tmp_path: Path, committed: bool) -> None:
+    files = begun(tmp_path)
+    for rank in (0, 1):
+        write_part(files, part_of(OLD, rank), pieces_of(OLD, rank))
+    assert try_commit(Stale(tmp_path, committed=committed), OLD, 2) is committed
+    assert try_commit(files, OLD, 2)
+
+
+class Grudging(LocalFiles):
+    """Refuses to remove, as libraries of stores do: with errors of their own."""
+
+    def remove(self, name: str) -> None:
+        raise RuntimeError(f"503 for {name}")
+
+
+def test_errors_that_no_operating_system_has_end_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    begun(tmp_path)
+    files = Grudging(tmp_path)
+    waiting = commits.Commits()
+    for address in (OLD, Address(1, 30)):
+        said: Future[CheckpointError | None] = Future()
+
+        def ended(error: CheckpointError | None, said: Future[CheckpointError | None] = said) -> None:
+            said.set_result(error)
+            raise RuntimeError("whatever is done afterwards")
+
+        write_part(files, part_of(address, 0, 1), pieces_of(address, 0, 1))
+        waiting.add(files, address, 1, 0, ended)
+        assert said.result(30) is None
+        assert files.names(address.folder) == ["manifest.json", "rank-00000.json", "rank-00000.safetensors"]
+    waiting.finish()
+    assert "503 for" in caplog.text
+
+
+def test_a_manifest_that_nobody_could_read_is_not_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = begun(tmp_path)
+    for rank in (0, 1):
+        write_part(files, part_of(OLD, rank), pieces_of(OLD, rank))
+    largest = max(files.size(OLD.part(rank)) for rank in (0, 1))
+    for module in ("manifest", "commit"):
+        monkeypatch.setattr(f"tlaunch.checkpoint.{module}.MAX_BYTES", largest)
+    with pytest.raises(CheckpointError, match=r"step 20: its manifest would be .* it holds 3 slices of tensors, and 1"):
+        try_commit(files, OLD, 2)
+    assert [address.step for address in committed(files)] == [10]
 
 
 def test_a_checkpoint_that_was_pruned_before_we_looked_was_committed(tmp_path: Path) -> None:
