@@ -14,7 +14,7 @@ Usable alone, under any launcher. From the ground up; none of these knows of wha
 - ``exporting``, ``importing``, ``comparing``: what ``tlaunch checkpoint`` does
 - ``arena``, ``plan``, ``messages``, ``commits``, ``saver``: the process of each node that writes; it loads no torch
 - ``home``: where a saver listens, how it is started and replaced; agents of ``tlaunch`` do that too
-- ``flat``, ``slices``, ``outline``, ``ranks``, ``preparing``: what the trainer saves, and who writes what of it
+- ``flat``, ``slices``, ``outline``, ``ranks``, ``agreement``, ``preparing``: what the trainer saves, and who writes it
 - ``gpu``, ``capture``, ``link``, ``saving``: how it gets to the saver
 - ``resharding``, ``restoring``, ``random_state``, ``checkpointer``: what users call
 

@@ -121,6 +121,8 @@ class Checkpointer:
 
         What has one name is taken to be the same on all ranks, as under data parallelism, and one of them writes it.
         What differs from rank to rank needs names that differ: ``{"sampler": {str(rank): sampler.state_dict()}}``.
+        Below a name that only one rank has, its names and shapes may change from save to save. All others change on all
+        ranks at the same save, which is collective then, as the first one is.
 
         Raises:
             Unusable: something in the state has no representation; its name is in the message. Nothing is saved.

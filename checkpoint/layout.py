@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 MANIFEST = "manifest.json"
 
-RESERVED = ("ranks", "dcp")
+RANKS = "ranks"
+RESERVED = (RANKS, "dcp")
 """First parts of names that are not the state's: what each rank has for itself, and what planners of torch add."""
 
 DCP_PATHS = "dcp.paths"

@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from tlaunch.checkpoint import random_state
+from tlaunch.checkpoint.agreement import Inventory, Share, agree, below, inventory, sample
 from tlaunch.checkpoint.capture import Target
 from tlaunch.checkpoint.errors import Unusable
 from tlaunch.checkpoint.flat import Flat, State, expand, flatten, joined, steady_storages, without_state, without_steps
-from tlaunch.checkpoint.layout import RESERVED
+from tlaunch.checkpoint.layout import RANKS, RESERVED
 from tlaunch.checkpoint.outline import Outline, outline, parts_of
 from tlaunch.checkpoint.plan import boxes_to_bytes
 from tlaunch.checkpoint.ranks import Ranks
 from tlaunch.checkpoint.region import Region
 from tlaunch.checkpoint.shard import Box, Layout, arrange
-from tlaunch.checkpoint.slices import Held, Inventory, Share, held, inventory, refuse_strangers, sample, share_out
+from tlaunch.checkpoint.slices import Held, held
 from tlaunch.checkpoint.values import Json, to_json
 
 
@@ -67,7 +68,7 @@ class Preparing:
     def __init__(self, ranks: Ranks) -> None:
         self._ranks = ranks
         self._inventory: Inventory | None = None
-        self._share = Share(frozenset(), frozenset())
+        self._share = Share(frozenset(), frozenset(), frozenset())
         self._shape: Shape | None = None
 
     def order(self, state: State) -> Order:
@@ -98,18 +99,17 @@ class Preparing:
         taken = next((name for name in RESERVED if name in state), None)
         if taken is not None:
             raise Unusable(f"{taken}: this name is taken; expected another one in the state")
-        own = {"ranks": {str(self._ranks.rank): {"random": random_state.capture()}}}
+        own = {RANKS: {str(self._ranks.rank): {"random": random_state.capture()}}}
         return flatten({**expand(state), **own})
 
     def _drawn(self, parts: Mapping[str, Any], fixed: Flat, loose: Flat) -> Shape:
-        """Work everything out anew, with the other ranks where the boxes are others than before. Collective then."""
+        """Work everything out anew. Collective where there is anything else than before that others may have too."""
         flat = joined(fixed, loose)
-        found = inventory(flat)
-        if found != self._inventory:
-            told = self._ranks.everybody((found, sample(flat) if self._ranks.world > 1 else {}))
-            refuse_strangers([numbers for _, numbers in told])
-            self._share = share_out([holding for holding, _ in told])[self._ranks.rank]
-            self._inventory = found
+        if self._inventory is None or self._shared(flat, self._share.own) != self._inventory:
+            own = frozenset({f"{RANKS}.{self._ranks.rank}"})
+            names = [name for name in (*loose.tensors, *loose.values) if not below(name, own)]
+            self._share = agree(self._ranks, self._shared(flat, own), sample(flat), names, own)
+            self._inventory = self._shared(flat, self._share.own)
         mine = {name: at for name, tensor in flat.tensors.items() if self._writes(name, at := held(name, tensor))}
         layout = arrange([Box(name, at.dtype, at.shape, at.region) for name, at in mine.items()])
         begins = {box.name: begin for box, begin in layout.boxes}
@@ -118,7 +118,7 @@ class Preparing:
             outline=outline(parts, fixed),
             loose={name: _box_of(held(name, tensor)) for name, tensor in loose.tensors.items()},
             loose_values=loose.values.keys(),
-            values=self._share.values,
+            values=frozenset(name for name in flat.values if name in self._share.values or self._owns(name)),
             layout=layout,
             boxes=boxes_to_bytes(layout.boxes),
             begins=begins,
@@ -128,8 +128,14 @@ class Preparing:
         self._shape = shape if shape.outline is not None else None
         return shape
 
+    def _shared(self, flat: Flat, own: AbstractSet[str]) -> Inventory:
+        return inventory(flat, self._ranks.world, own)
+
     def _writes(self, name: str, at: Held) -> bool:
-        return (name, at.region) in self._share.boxes
+        return (name, at.region) in self._share.boxes or self._owns(name)
+
+    def _owns(self, name: str) -> bool:
+        return below(name, self._share.own)
 
 
 def leaves_of(parts: Mapping[str, Any]) -> Flat:

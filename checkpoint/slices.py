@@ -1,8 +1,7 @@
-"""Which boxes of its tensors a rank holds, and which of them it writes."""
+"""Which boxes of its tensors a rank holds, and which other ranks are known to hold the same."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -11,7 +10,6 @@ from torch.distributed.tensor import DTensor
 
 from tlaunch.checkpoint import dtypes
 from tlaunch.checkpoint.errors import Unusable
-from tlaunch.checkpoint.flat import Flat
 from tlaunch.checkpoint.region import Region
 
 Box: TypeAlias = tuple[str, Region]
@@ -62,91 +60,22 @@ def held(name: str, tensor: torch.Tensor, known: Known | None = None) -> Held:
     return Held(dtype, tuple(tensor.shape), region, tensor.to_local().detach())
 
 
-@dataclass(frozen=True, slots=True)
-class Inventory:
-    """What one rank could write: boxes with their sizes in bytes, and names of values."""
+def holders(tensor: DTensor, world: int) -> tuple[int, ...] | None:
+    """Return the ranks that hold the same box of a tensor as this one; ``None`` where its mesh does not tell.
 
-    boxes: tuple[tuple[str, Region, int], ...]
-    values: tuple[str, ...]
-
-
-def inventory(flat: Flat) -> Inventory:
-    """Return what this rank holds."""
-    known: Known = {}
-    parts = {name: held(name, tensor, known) for name, tensor in flat.tensors.items()}
-    boxes = ((name, at.region, at.size) for name, at in parts.items())
-    return Inventory(tuple(boxes), tuple(flat.values))
-
-
-Sample: TypeAlias = Mapping[str, "tuple[float, ...]"]
-"""A few numbers of each tensor that ranks should hold alike, by name."""
-
-_SAMPLED = 16
-
-
-def sample(flat: Flat) -> Sample:
-    """Return some numbers of this rank's parameters and optimizer states which are not sharded."""
-    found = {}
-    for name in flat.steady:
-        tensor = flat.tensors[name]
-        if not isinstance(tensor, DTensor) and tensor.numel() > 1 and tensor.is_floating_point():
-            found[name] = tuple(tensor.detach().flatten()[:_SAMPLED].tolist())
-    return found
-
-
-def refuse_strangers(samples: Sequence[Sample]) -> None:
-    """Refuse ranks that call different tensors by the same names, as stages of a pipeline may do.
-
-    Replicas differ a little at most. A box is written by one of those who seem to hold it: the others' would be lost.
-
-    Raises:
-        Unusable: most of what two ranks have in common is not the same at all.
+    A mesh of all ranks tells: those whose coordinates differ only where the tensor is not sharded. One of some ranks
+    does not, as there may be others like it: those of the other ranks of a tensor-parallel group, say.
     """
-    for rank, found in enumerate(samples[1:], 1):
-        common = sorted(found.keys() & samples[0].keys())
-        apart = [name for name in common if _far(found[name], samples[0][name])]
-        if len(apart) > len(common) / 2:
-            raise Unusable(
-                f"{apart[0]}: ranks 0 and {rank} hold different numbers under this name; expected replicas, a DTensor, "
-                "or a name of its own for what each rank has, such as that of the pipeline's stage"
-            )
-
-
-def _far(one: Sequence[float], other: Sequence[float]) -> bool:
-    largest = max(map(abs, (*one, *other)))
-    return any(abs(a - b) > largest / 10 for a, b in zip(one, other, strict=False))
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """What one rank writes, of what it holds."""
-
-    boxes: frozenset[Box]
-    values: frozenset[str]
-
-
-def share_out(inventories: Sequence[Inventory]) -> list[Share]:
-    """Divide what the ranks hold so that each box is written once, and every rank writes about as many bytes.
-
-    A value that several ranks hold is written by the first of them.
-    """
-    holders: dict[Box, list[int]] = {}
-    sizes: dict[Box, int] = {}
-    values: dict[str, int] = {}
-    for rank, found in enumerate(inventories):
-        for name, region, size in found.boxes:
-            holders.setdefault((name, region), []).append(rank)
-            sizes[name, region] = size
-        for name in found.values:
-            values.setdefault(name, rank)
-    load = [0] * len(inventories)
-    boxes: list[set[Box]] = [set() for _ in inventories]
-    # Those that only one rank holds are settled; then the large ones first, so that small ones even things out.
-    for box in sorted(holders, key=lambda box: (len(holders[box]) > 1, -sizes[box], box[0], box[1].offset)):
-        rank = min(holders[box], key=load.__getitem__)
-        boxes[rank].add(box)
-        load[rank] += sizes[box]
-    own: Mapping[int, set[str]] = {
-        rank: {name for name, owner in values.items() if owner == rank} for rank in range(len(inventories))
-    }
-    return [Share(frozenset(boxes[rank]), frozenset(own[rank])) for rank in range(len(inventories))]
+    mesh = tensor.device_mesh
+    coordinate = mesh.get_coordinate()
+    if mesh.size() != world or coordinate is None:
+        return None
+    if not tensor.numel():
+        return (int(mesh.mesh.min()),)  # the boxes of all ranks are empty, and one of them is to be written
+    if not tensor.to_local().numel():
+        return ()
+    index = tuple(
+        slice(None) if placement.is_replicate() else at
+        for at, placement in zip(coordinate, tensor.placements, strict=True)
+    )
+    return tuple(sorted(mesh.mesh[index].flatten().tolist()))

@@ -1,4 +1,4 @@
-"""``apart.py stages|apart FOLDER``: two ranks that do not have the same, or not the same luck."""
+"""``apart.py stages|apart|own FOLDER``: two ranks that do not have the same, or not the same luck."""
 
 from __future__ import annotations
 
@@ -108,6 +108,27 @@ def apart(folder: str) -> None:
     assert files.names() == ["generation-00000001.json", "step-000000050.g00001"]
 
 
+def own(folder: str) -> None:
+    """Save what each rank has for itself, which changes on one of them: nobody waits for the other to save as well."""
+    with Checkpointer(folder) as checkpointer:
+        mine: dict[str, Any] = {"position": 0, "seen": torch.zeros(2)}
+        state: dict[str, Any] = {"x": torch.ones(64), "sampler": {str(RANK): mine}}
+        assert checkpointer.save(1, state).result(WITHIN)
+        if RANK == 1:
+            mine |= {"shuffle": {"seed": 7}, "seen": torch.ones(3), "buffer": torch.ones(5)}
+        first = checkpointer.save(2, state)  # would never come back
+        dist.barrier()
+        assert first.result(WITHIN)
+        if RANK == 1:
+            del mine["shuffle"], mine["position"]
+        assert checkpointer.save(3, state).result(WITHIN)
+        if RANK == 1:
+            mine["seen"].zero_()
+        assert checkpointer.restore(state) == 3
+        assert mine["seen"].tolist() == [RANK] * (2 + RANK)
+        assert list(mine) == (["seen", "buffer"] if RANK else ["position", "seen"])
+
+
 dist.init_process_group("gloo", init_method=os.environ["MEETING"], rank=RANK, world_size=2)
-{"stages": stages, "apart": apart}[sys.argv[1]](sys.argv[2])
+{"stages": stages, "apart": apart, "own": own}[sys.argv[1]](sys.argv[2])
 dist.destroy_process_group()
