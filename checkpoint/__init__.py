@@ -8,7 +8,8 @@ Usable alone, under any launcher. From the ground up; none of these knows of wha
 - ``manifest``, ``layout``: what a checkpoint says of itself, and where it lies
 - ``files``, ``objects``, ``places``: the few operations on a file system that everything else is made of
 - ``checksum``, ``direct``: CRC-32, and writing past the page cache
-- ``shard``, ``commit``, ``takeover``, ``catalog``, ``reading``: writing, committing, finding and reading checkpoints
+- ``shard``, ``absence``, ``generations``, ``commit``, ``takeover``: writing and committing checkpoints
+- ``catalog``, ``reading``: finding and reading them
 - ``source``, ``pickled``, ``distcp``, ``huggingface``, ``opening``: reading those of other formats, and ours, alike
 - ``arithmetic``, ``naming``, ``flows``, ``fresh``: tensors on their way to another format or place
 - ``exporting``, ``importing``, ``comparing``: what ``tlaunch checkpoint`` does

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tlaunch.checkpoint.absence import is_there
 from tlaunch.checkpoint.errors import Damaged, Unusable
 from tlaunch.checkpoint.files import Files, why
 from tlaunch.checkpoint.generations import refuse_single
-from tlaunch.checkpoint.layout import MANIFEST, Address, absent_of, address_of
+from tlaunch.checkpoint.layout import Address, address_of
 from tlaunch.checkpoint.manifest import MAX_BYTES, Manifest, from_bytes
 
 
@@ -34,16 +35,22 @@ class Keep:
 
 def committed(files: Files) -> list[Address]:
     """Return the committed checkpoints, the newest last."""
-    return [address for address, names in folders(files) if MANIFEST in names]
+    try:
+        return [address for address in _addresses(files) if is_there(files, address.manifest)]
+    except OSError as error:
+        raise why(error, "listing checkpoints", files.root) from error
 
 
 def folders(files: Files) -> list[tuple[Address, list[str]]]:
-    """Return what could be a checkpoint, the newest last, with the names of its files."""
+    """Return what could be a checkpoint, the newest last, with the names of its files, of which there may be many."""
     try:
-        addresses = sorted(address for name in files.names() if (address := address_of(name)) is not None)
-        return [(address, files.names(address.folder)) for address in addresses]
+        return [(address, files.names(address.folder)) for address in _addresses(files)]
     except OSError as error:
         raise why(error, "listing checkpoints", files.root) from error
+
+
+def _addresses(files: Files) -> list[Address]:
+    return sorted(address for name in files.names() if (address := address_of(name)) is not None)
 
 
 def find(files: Files, step: int | None = None) -> Address | None:
@@ -89,16 +96,17 @@ def prune(files: Files, keep: Keep) -> list[Address]:
 
     What is older than all that is kept, and was given up by a rank that is absent from it, goes too.
     """
-    found = folders(files)
-    there = [address for address, names in found if MANIFEST in names]
+    there = committed(files)
     superfluous = keep.superfluous(there)
     oldest = min(set(there).difference(superfluous), default=None)
-    given_up = [
-        address
-        for address, names in found
-        if MANIFEST not in names and any(absent_of(name) is not None for name in names)
-        if oldest is not None and address < oldest
-    ]
+    try:
+        given_up = [
+            address
+            for address in _addresses(files)
+            if oldest is not None and address < oldest and address not in there and is_there(files, address.absence)
+        ]
+    except OSError as error:
+        raise why(error, "listing checkpoints", files.root) from error
     for address in (*superfluous, *given_up):
         try:
             files.remove(address.folder)

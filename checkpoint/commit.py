@@ -17,12 +17,12 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from tlaunch.checkpoint.absence import refuse_if_absent
+from tlaunch.checkpoint.absence import is_there, refuse_if_absent
 from tlaunch.checkpoint.catalog import committed
 from tlaunch.checkpoint.errors import CheckpointError, Damaged
 from tlaunch.checkpoint.files import Files, why
 from tlaunch.checkpoint.generations import refuse_if_superseded
-from tlaunch.checkpoint.layout import MANIFEST, Address, part_name, rank_of, shard_name
+from tlaunch.checkpoint.layout import ABSENT, MANIFEST, Address, rank_of, shard_name
 from tlaunch.checkpoint.manifest import MAX_BYTES, File, Manifest, Tensor, from_bytes, merge, to_bytes
 from tlaunch.checkpoint.shard import Piece, arrange, described, write_file
 
@@ -55,10 +55,12 @@ def write_shard(files: Files, part: Manifest, tensors: Mapping[str, Tensor], *bu
     """
     (rank,) = part.ranks
     address = Address(part.generation, part.step)
-    names = _names(files, address)
-    if MANIFEST in names or part_name(rank) in names:
-        return
-    refuse_if_absent(files, address, names)
+    try:
+        if is_there(files, address.manifest) or is_there(files, address.part(rank)):
+            return
+        refuse_if_absent(files, address)
+    except OSError as error:
+        raise why(error, "looking for what is there", f"{files.root}/{address.folder}") from error
     file = write_buffers(files, address, rank, buffers)
     try:
         files.write(address.part(rank), [to_bytes(replace(part, files=(file,), tensors=tensors))])
@@ -98,7 +100,8 @@ def try_commit(files: Files, address: Address, world: int) -> bool:
         if MANIFEST in names:
             files.settle(address.folder)  # whoever has written it may not have come to that yet
             return True
-        refuse_if_absent(files, address, names)
+        if ABSENT in names:
+            refuse_if_absent(files, address)
         ranks = sorted(rank for name in names if (rank := rank_of(name)) is not None)
         if not set(range(world)) <= set(ranks):
             return False
@@ -115,6 +118,25 @@ def try_commit(files: Files, address: Address, world: int) -> bool:
         with _tolerating("removing a part that is not needed any more", f"{files.root}/{address.part(rank)}"):
             files.remove(address.part(rank))
     return True
+
+
+def is_settled(files: Files, address: Address, rank: int) -> bool:
+    """Do the same for one who does not commit, but waits for another to do so. Lists nothing, as long as that lasts.
+
+    Raises:
+        Superseded: a newer writer has taken the path over.
+        GivenUp: a rank does not take part.
+        CheckpointError: what ``rank`` has written of it is gone.
+    """
+    try:
+        if _stands(files, address):
+            return True
+        refuse_if_absent(files, address)
+        if is_there(files, address.part(rank)):
+            return False
+    except OSError as error:
+        raise why(error, "looking for what is there", f"{files.root}/{address.folder}") from error
+    return _stands(files, address) or settled_and_gone(files, address)
 
 
 def commit(files: Files, manifest: Manifest) -> None:
@@ -147,7 +169,7 @@ def commit(files: Files, manifest: Manifest) -> None:
 def withdraw(files: Files, address: Address, rank: int) -> None:
     """Remove what a rank has written of a checkpoint that nobody can commit, because it was given up or is its own."""
     with _tolerating("removing what will not be committed", f"{files.root}/{address.folder}"):
-        if MANIFEST in files.names(address.folder):
+        if is_there(files, address.manifest):
             return  # it was committed at an earlier try
         for name in (address.part(rank), address.shard(rank)):  # no part without its shard
             files.remove(name)
@@ -174,7 +196,7 @@ def settled_and_gone(files: Files, address: Address) -> bool:
 
 
 def _stands(files: Files, address: Address) -> bool:
-    if MANIFEST not in files.names(address.folder):
+    if not is_there(files, address.manifest):
         return False
     files.settle(address.folder)
     return True
@@ -185,13 +207,6 @@ def _remove_if_torn(files: Files, address: Address, manifest: Manifest) -> None:
     with _tolerating("removing the manifest of what is gone", f"{files.root}/{address.manifest}"):
         if not {file.name for file in manifest.files} <= set(files.names(address.folder)):
             files.remove(address.manifest)
-
-
-def _names(files: Files, address: Address) -> list[str]:
-    try:
-        return files.names(address.folder)
-    except OSError as error:
-        raise why(error, "looking for what is there", f"{files.root}/{address.folder}") from error
 
 
 def read_part(files: Files, address: Address, rank: int) -> Manifest:

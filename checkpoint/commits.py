@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from tlaunch.checkpoint.commit import settled_and_gone, try_commit, withdraw
+from tlaunch.checkpoint.commit import is_settled, settled_and_gone, try_commit, withdraw
 from tlaunch.checkpoint.errors import CheckpointError, GivenUp
 from tlaunch.checkpoint.files import Files
 from tlaunch.checkpoint.layout import Address, rank_of
@@ -20,6 +20,13 @@ DEADLINE = 600.0
 """Seconds that the parts of other ranks may take after our own."""
 
 _SOONEST, _LATEST = 0.02, 1.0
+
+FEW = 64
+"""Up to so many ranks every saver looks whether all parts are there. With more only that of rank 0 does: each look
+lists what all ranks have written, and who finds the last part reads them all."""
+
+PATIENCE = 10.0
+"""Seconds that others leave it to the saver of rank 0, and one more for each ``FEW`` ranks."""
 
 
 Ended: TypeAlias = Callable[[CheckpointError | None], None]
@@ -36,6 +43,17 @@ class _Open:
     deadline: float = 0.0
     pause: float = _SOONEST
     next_look: float = 0.0
+    takes_over: float = 0.0
+    """When we look at everything though it is not ours to commit."""
+
+    def is_ours(self, now: float) -> bool:
+        """Whether we are to commit it when all parts are there."""
+        return self.world <= FEW or now >= self.takes_over or any(rank == 0 for rank, _ in self.callers)
+
+    def leave_it(self, now: float) -> None:
+        """Leave it to the saver of rank 0 for a while: not all to the same moment."""
+        spread = 1 + min(rank for rank, _ in self.callers) / self.world
+        self.takes_over = now + spread * (PATIENCE + self.world / FEW)
 
 
 class Commits:
@@ -60,7 +78,9 @@ class Commits:
         with self._changed:
             entry = self._open.setdefault((files.root, address), _Open(files, address, world))
             entry.callers.append((rank, ended))
-            entry.deadline = time.monotonic() + DEADLINE
+            now = time.monotonic()
+            entry.deadline = now + DEADLINE
+            entry.leave_it(now)
             entry.pause, entry.next_look = _SOONEST, 0.0
             self._changed.notify()
 
@@ -96,9 +116,7 @@ class Commits:
     def _look(self, key: tuple[str, Address], entry: _Open, *, last: bool = False) -> None:
         error: CheckpointError | None = None
         try:
-            if not try_commit(entry.files, entry.address, entry.world) and not settled_and_gone(
-                entry.files, entry.address
-            ):
+            if not self._settled(entry, last=last):
                 if not last and time.monotonic() < entry.deadline:
                     return
                 late = "when the saver ended" if last else f"within {DEADLINE:g} s"
@@ -117,6 +135,14 @@ class Commits:
                 ended(error)
             except Exception:
                 log.exception("step %d, rank %d", entry.address.step, rank)
+
+    @staticmethod
+    def _settled(entry: _Open, *, last: bool) -> bool:
+        now = time.monotonic()
+        if not last and not entry.is_ours(now):
+            return is_settled(entry.files, entry.address, entry.callers[0][0])
+        entry.leave_it(now)
+        return try_commit(entry.files, entry.address, entry.world) or settled_and_gone(entry.files, entry.address)
 
 
 def _who_is_missing(entry: _Open, *, late: str) -> str:

@@ -4,7 +4,7 @@
 - ``step-000000100.g00003/``: one checkpoint, committed as soon as it holds ``manifest.json``. In it:
 - ``rank-00000.safetensors``: what one rank has written
 - ``rank-00000.json``: its part of the manifest, until the checkpoint is committed
-- ``rank-00000.absent.json``: it will not write its part; the checkpoint will never be committed
+- ``absent.json``: a rank does not write its part; the checkpoint will never be committed
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass
 
 MANIFEST = "manifest.json"
+ABSENT = "absent.json"
 
 RANKS = "ranks"
 RESERVED = (RANKS, "dcp")
@@ -23,7 +24,6 @@ DCP_PATHS = "dcp.paths"
 
 _STEP = re.compile(r"step-(\d{9,15})\.g(\d{5,12})")
 _PART = re.compile(r"rank-(\d{5,9})\.json")
-_ABSENT = re.compile(r"rank-(\d{5,9})\.absent\.json")
 _GENERATION = re.compile(r"generation-(\d{8,12})\.json")
 
 
@@ -52,9 +52,10 @@ class Address:
         """Where a rank's part of the manifest lies."""
         return f"{self.folder}/{part_name(rank)}"
 
-    def absence(self, rank: int) -> str:
+    @property
+    def absence(self) -> str:
         """Where it is said that a rank writes no part."""
-        return f"{self.folder}/rank-{rank:05d}.absent.json"
+        return f"{self.folder}/{ABSENT}"
 
 
 def shard_name(rank: int) -> str:
@@ -79,12 +80,6 @@ def address_of(folder: str) -> Address | None:
 def rank_of(part: str) -> int | None:
     """Return whose part of the manifest a file of this name is, if any."""
     match = _PART.fullmatch(part)
-    return None if match is None else int(match[1])
-
-
-def absent_of(name: str) -> int | None:
-    """Return which rank is absent because of a file of this name, if any."""
-    match = _ABSENT.fullmatch(name)
     return None if match is None else int(match[1])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import random
 import sys
 from typing import Any, TypeAlias
@@ -13,7 +14,10 @@ State: TypeAlias = dict[str, Any]
 
 def capture() -> State:
     """Return the states of Python, NumPy where it is loaded, torch and its CUDA devices, as a tree for a checkpoint."""
-    state: State = {"python": random.getstate(), "torch": torch.get_rng_state()}
+    version, keys, gauss = random.getstate()
+    # As a tensor: in the manifest, which every rank reads, it would be 7 KB for each of them.
+    python_keys = torch.frombuffer(array.array("I", keys), dtype=torch.uint32)
+    state: State = {"python": (version, gauss), "python_keys": python_keys, "torch": torch.get_rng_state()}
     numpy = sys.modules.get("numpy")
     if numpy is not None:
         kind, keys, position, has_gauss, gauss = numpy.random.get_state()
@@ -29,7 +33,8 @@ def capture() -> State:
 
 def restore(state: State) -> None:
     """Go on where :func:`capture` was. Generators that the state lacks, or this process, are left as they are."""
-    random.setstate(state["python"])
+    version, gauss = state["python"]
+    random.setstate((version, tuple(state["python_keys"].tolist()), gauss))
     torch.set_rng_state(state["torch"])
     numpy = sys.modules.get("numpy")
     if numpy is not None and "numpy" in state:
