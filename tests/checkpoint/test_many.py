@@ -30,7 +30,7 @@ class Watched(LocalFiles):
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         self.listed: list[str] = []
-        self.opened: list[str] = []
+        self.read_names: list[str] = []
         self.looked = threading.Event()
 
     def names(self, folder: str = "") -> list[str]:
@@ -38,7 +38,7 @@ class Watched(LocalFiles):
         return super().names(folder)
 
     def read(self, name: str, limit: int) -> bytes:
-        self.opened.append(name)
+        self.read_names.append(name)
         try:
             return super().read(name, limit)
         finally:
@@ -86,7 +86,7 @@ def test_the_saver_of_rank_0_commits_and_the_others_see_it(nodes: tuple[Node, No
     assert committed(first.files) == [ADDRESS]
     assert ADDRESS.folder in first.files.listed
     assert ADDRESS.folder not in second.files.listed
-    assert {ADDRESS.part(0), ADDRESS.part(1)}.isdisjoint(second.files.opened)
+    assert {ADDRESS.part(0), ADDRESS.part(1)}.isdisjoint(second.files.read_names)
     assert prune(second.files, Keep()) == []
     assert ADDRESS.folder not in second.files.listed
 
