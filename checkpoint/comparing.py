@@ -43,7 +43,7 @@ def compare(first: Source, second: Source, told: Callable[[int], object] = lambd
         Damaged: one of the two is.
     """
     found = [*_lonely(first, second)]
-    readers = first.reader(), second.reader()
+    readers = first.streaming_reader(), second.streaming_reader()
     tensors = values = unread = 0
     for name in shared_tensors(first, second):
         one, other = first.tensors[name], second.tensors[name]

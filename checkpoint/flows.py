@@ -40,7 +40,7 @@ def flows(source: Source, names: Mapping[str, str], dtype: str | None, told: Tol
 
     ``dtype``: a key of ``FLOATS``, or ``None`` to leave types as they are.
     """
-    reader = source.reader()
+    reader = source.streaming_reader()
     to = FLOATS[dtype] if dtype else None
 
     def flow(name: str, tensor: Tensor) -> Flow:

@@ -11,6 +11,7 @@ from tlaunch.checkpoint import catalog, huggingface
 from tlaunch.checkpoint.errors import Unusable
 from tlaunch.checkpoint.files import Files, LocalFiles, why
 from tlaunch.checkpoint.layout import MANIFEST, Address, address_of
+from tlaunch.checkpoint.manifest import Manifest
 from tlaunch.checkpoint.places import open_files
 from tlaunch.checkpoint.reading import ShardReader, Twice
 from tlaunch.checkpoint.source import Source
@@ -127,9 +128,18 @@ def open_own(files: Files, address: Address) -> Source:
         where=f"{files.root}/{address.folder}",
         tensors=manifest.tensors,
         reader=functools.partial(ShardReader, files, address, manifest),
+        streamer=functools.partial(ShardReader, files, address, manifest, kept=_side_by_side(manifest)),
         values=manifest.values,
         files=manifest.files,
         step=manifest.step,
         world=manifest.world,
         twice=Twice(files, address, manifest) if isinstance(files, LocalFiles) else None,
     )
+
+
+def _side_by_side(manifest: Manifest) -> int:
+    """Return how many blocks hold what a tensor and the next one lie in: two of each file that has slices of them.
+
+    With fewer, who streams tensors that many ranks have saved reads a whole block for each slice, again and again.
+    """
+    return 2 * max((len(tensor.slices) for tensor in manifest.tensors.values()), default=1)

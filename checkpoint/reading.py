@@ -15,7 +15,7 @@ from tlaunch.checkpoint.manifest import BLOCK, Manifest
 from tlaunch.checkpoint.sharing import Cuts, Range, Sums
 
 _KEPT = 4
-"""Blocks that are remembered: neighbouring slices begin and end in the same ones."""
+"""Blocks that are remembered where files are read in turn: neighbouring slices begin and end in the same ones."""
 
 _AT_ONCE = 16 * BLOCK
 """Bytes that are asked for at once, at most: an object store takes its time for each request."""
@@ -30,9 +30,12 @@ _LITTLE = BLOCK // 2
 class ShardReader:
     """Reads ranges of the files of one checkpoint. Not for use by several threads at once; make one for each."""
 
-    def __init__(self, files: Files, address: Address, manifest: Manifest, sums: Sums | None = None) -> None:
-        """``sums`` tells what was found in order of blocks of which only parts are wanted."""
+    def __init__(
+        self, files: Files, address: Address, manifest: Manifest, sums: Sums | None = None, *, kept: int = _KEPT
+    ) -> None:
+        """``sums`` tells what was found in order of blocks of which only parts are wanted; ``kept``: see ``_KEPT``."""
         self._sums = sums or {}
+        self._most = kept
         self._files = files
         self._address = address
         self._manifest = manifest
@@ -75,7 +78,9 @@ class ShardReader:
         found = self._blocks.get((file, first))
         if found is None:
             # Memory that was touched before is used again: new pages take longer than reading does.
-            found = self._blocks.popitem(last=False)[1] if len(self._blocks) == _KEPT else memoryview(bytearray(BLOCK))
+            found = (
+                self._blocks.popitem(last=False)[1] if len(self._blocks) == self._most else memoryview(bytearray(BLOCK))
+            )
             self._read(file, first, found[: last - first])
             self._blocks[file, first] = found
         else:

@@ -36,7 +36,8 @@ class Source:
 
     ``files`` holds checksums where the format has any. ``lost`` says of values why they cannot be represented.
     ``step`` and ``world`` are ``None`` where the format does not tell. ``twice`` is ``None`` where a second reading
-    costs as much as the first, or where there are no checksums to compare.
+    costs as much as the first, or where there are no checksums to compare. ``streamer`` makes readers for those who go
+    from tensor to tensor instead of from file to file, where that makes a difference.
     """
 
     where: str
@@ -48,6 +49,11 @@ class Source:
     step: int | None = None
     world: int | None = None
     twice: Twice | None = None
+    streamer: Callable[[], Reader] | None = None
+
+    def streaming_reader(self) -> Reader:
+        """Return a reader for ``stream`` and ``content``."""
+        return (self.streamer or self.reader)()
 
 
 def stream(tensor: Tensor, reader: Reader) -> Iterator[memoryview]:

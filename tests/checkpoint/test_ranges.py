@@ -7,12 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.checkpoint.writing import part_of
 from tlaunch.checkpoint import catalog
 from tlaunch.checkpoint.checkpointer import Checkpointer
+from tlaunch.checkpoint.commit import try_commit, write_part
 from tlaunch.checkpoint.errors import Damaged
 from tlaunch.checkpoint.files import LocalFiles
+from tlaunch.checkpoint.layout import Address
 from tlaunch.checkpoint.manifest import BLOCK
+from tlaunch.checkpoint.opening import open_own
 from tlaunch.checkpoint.reading import ShardReader, verify
+from tlaunch.checkpoint.region import Region
+from tlaunch.checkpoint.shard import Piece
+from tlaunch.checkpoint.source import stream
 
 WITHIN = 60.0
 BLOCKS = 19
@@ -57,3 +64,19 @@ def test_every_range_is_read_as_it_was_written_and_a_flipped_bit_in_it_is_found(
                     read(begin, end)
             else:
                 assert read(begin, end) == data[begin:end]
+
+
+def test_streaming_small_tensors_that_many_ranks_have_saved_reads_each_byte_once(tmp_path: Path) -> None:
+    files, address, world = LocalFiles(tmp_path), Address(1, 1), 7
+    names = [f"w{at}" for at in range(30)]
+    for rank in range(world):
+        data = memoryview(bytes([rank]) * 5)
+        pieces = [Piece(name, "U8", (world, 5), Region((rank, 0), (1, 5)), data) for name in names]
+        write_part(files, part_of(address, rank, world), pieces)
+    assert try_commit(files, address, world)
+    source = open_own(files, address)
+    reader = source.streaming_reader()
+    for name in names:
+        assert b"".join(stream(source.tensors[name], reader)) == bytes(rank for rank in range(world) for _ in range(5))
+    assert isinstance(reader, ShardReader)
+    assert reader.bytes_read == sum(file.size for file in source.files)
