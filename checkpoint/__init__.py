@@ -6,6 +6,7 @@ Usable alone, under any launcher. From the ground up; none of these knows of wha
 
 - ``region``, ``dtypes``, ``values``, ``tree``: boxes in tensors, element types, what is not a tensor, strict JSON
 - ``manifest``, ``layout``: what a checkpoint says of itself, and where it lies
+- ``arguments``: what users pass beside states and paths
 - ``files``, ``objects``, ``places``: the few operations on a file system that everything else is made of
 - ``checksum``, ``direct``: CRC-32, and writing past the page cache
 - ``shard``, ``absence``, ``generations``, ``commit``, ``takeover``: writing and committing checkpoints

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from torch.distributed.tensor import DTensor
@@ -37,6 +37,8 @@ class Inventory:
     placed: Mapping[Box, tuple[int, tuple[int, ...]]]
     """Those of which it is known: size, and ranks."""
     values: tuple[str, ...]
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    """Type and global shape of each tensor."""
 
     @property
     def expected(self) -> int:
@@ -49,16 +51,18 @@ def inventory(flat: Flat, world: int, own: AbstractSet[str]) -> Inventory:
     known: Known = {}
     boxes: dict[Box, int] = {}
     placed: dict[Box, tuple[int, tuple[int, ...]]] = {}
+    kinds: dict[str, str] = {}
     for name, tensor in flat.tensors.items():
         if below(name, own):
             continue
         at = held(name, tensor, known)
+        kinds[name] = f"{at.dtype} {list(at.shape)}"
         ranks = holders(tensor, world) if isinstance(tensor, DTensor) else None
         if ranks is None:
             boxes[name, at.region] = at.size
         else:
             placed[name, at.region] = at.size, ranks
-    return Inventory(boxes, placed, tuple(name for name in flat.values if not below(name, own)))
+    return Inventory(boxes, placed, tuple(name for name in flat.values if not below(name, own)), kinds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,7 @@ class First:
     values: tuple[str, ...]
     placed: frozenset[str]
     numbers: Sample
+    kinds: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:
@@ -97,6 +102,8 @@ class Difference:
     expected: int = 0
     stranger: str = ""
     """A tensor that is not at all what rank 0 has under this name, where most are not."""
+    unlike: str = ""
+    """Where a type or shape is another than that of rank 0: what it is on both."""
 
 
 def agree(ranks: Ranks, mine: Inventory, numbers: Sample, loose: Iterable[str], own: AbstractSet[str]) -> Share:
@@ -110,14 +117,16 @@ def agree(ranks: Ranks, mine: Inventory, numbers: Sample, loose: Iterable[str], 
         own: names that are its own in any case, which are not in ``mine``.
 
     Raises:
-        Unusable: ranks call different tensors by the same names.
+        Unusable: ranks call different tensors by the same names, or have them in other types or shapes.
     """
     if ranks.world == 1:
         return Share(mine.boxes.keys() | mine.placed.keys(), frozenset(mine.values), own)
-    first = ranks.from_first(
-        lambda: First(tuple(mine.boxes.items()), mine.values, frozenset(name for name, _ in mine.placed), numbers)
-    )
+    placed = frozenset(name for name, _ in mine.placed)
+    first = ranks.from_first(lambda: First(tuple(mine.boxes.items()), mine.values, placed, numbers, mine.kinds))
     told = ranks.everybody(difference(first, mine, numbers))
+    for rank, said in enumerate(told):
+        if said.unlike:
+            raise Unusable(f"{said.unlike} on rank {rank}; expected the same, or names of their own")
     stranger = next((rank for rank, each in enumerate(told) if each.stranger), None)
     if stranger is not None:
         raise Unusable(
@@ -142,7 +151,16 @@ def difference(first: First, mine: Inventory, numbers: Sample) -> Difference:
         values=tuple(name for name in mine.values if name not in values),
         expected=mine.expected,
         stranger=_stranger(numbers, first.numbers),
+        unlike=_unlike(first, mine),
     )
+
+
+def _unlike(first: First, mine: Inventory) -> str:
+    theirs = {**dict.fromkeys(first.values, "no tensor"), **first.kinds}
+    ours = {**dict.fromkeys(mine.values, "no tensor"), **mine.kinds}
+    differing = (name for name, kind in ours.items() if theirs.get(name, kind) != kind)
+    name = next(differing, None)
+    return "" if name is None else f"{name}: is {theirs[name]} on rank 0 and {ours[name]}"
 
 
 def shared_out(rank: int, first: First, told: Sequence[Difference]) -> set[Box]:

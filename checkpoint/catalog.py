@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from tlaunch.checkpoint.absence import is_there
 from tlaunch.checkpoint.errors import Damaged, Unusable
-from tlaunch.checkpoint.files import Files, why
+from tlaunch.checkpoint.files import DRAFT, TRASH, Files, why
 from tlaunch.checkpoint.generations import refuse_single
-from tlaunch.checkpoint.layout import Address, address_of
+from tlaunch.checkpoint.layout import METADATA, SUFFIX, Address, address_of
 from tlaunch.checkpoint.manifest import MAX_BYTES, Manifest, from_bytes
 
 
@@ -24,7 +24,8 @@ class Keep:
     every: int = 0
 
     def __post_init__(self) -> None:
-        if self.last < 1 or self.every < 0:
+        counts = type(self.last) is type(self.every) is int
+        if not counts or self.last < 1 or self.every < 0:
             raise Unusable(f"keep: expected last >= 1 and every >= 0, got {self.last} and {self.every}")
 
     def superfluous(self, committed: Sequence[Address]) -> list[Address]:
@@ -57,6 +58,22 @@ def find(files: Files, step: int | None = None) -> Address | None:
     """Return the newest committed checkpoint, or the newest of one step; ``None`` when there is none at all.
 
     Raises:
+        Unusable: there are checkpoints, but none of this step, or only one of another program; or the path is that of
+            a single one.
+    """
+    found = newest(files, step)
+    if found is None and (foreign := _foreign(files)) is not None:
+        raise Unusable(
+            f"{files.root}: holds a checkpoint of another format ({foreign}) and none of ours; tlaunch.checkpoint.load "
+            "reads it; expected a folder of its own to save to"
+        )
+    return found
+
+
+def newest(files: Files, step: int | None = None) -> Address | None:
+    """Do the same, whatever else is there.
+
+    Raises:
         Unusable: there are checkpoints, but none of this step; or the path is that of a single one.
     """
     try:
@@ -71,6 +88,17 @@ def find(files: Files, step: int | None = None) -> Address | None:
         steps = ", ".join(str(step) for step in sorted({address.step for address in found})) or "none at all"
         raise Unusable(f"{files.root}: no checkpoint of step {step}; there are {steps}")
     return None
+
+
+def _foreign(files: Files) -> str | None:
+    """Return the name of a file by which another program's checkpoint is known, if there is one."""
+    try:
+        names = files.names()
+    except OSError as error:
+        raise why(error, "listing checkpoints", files.root) from error
+    own = (DRAFT, TRASH)
+    known = (name for name in names if name == METADATA or name.endswith((SUFFIX, f"{SUFFIX}.index.json")))
+    return next((name for name in known if not name.startswith(own)), None)
 
 
 def manifest_of(files: Files, address: Address) -> Manifest:

@@ -15,7 +15,7 @@ import datetime as dt
 import logging
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import version
 from types import TracebackType
@@ -24,6 +24,7 @@ from typing import Literal, Self
 import torch
 
 from tlaunch.checkpoint.arena import aligned
+from tlaunch.checkpoint.arguments import mesh_of, step_of, whole
 from tlaunch.checkpoint.capture import Capture, StepGuard
 from tlaunch.checkpoint.catalog import Keep
 from tlaunch.checkpoint.errors import CheckpointError, Unusable
@@ -80,20 +81,28 @@ class Checkpointer:
         busy: Literal["wait", "skip"] = "wait",
         mesh: Mapping[str, int] | None = None,
     ) -> None:
-        if every < 1:
-            raise Unusable(f"every: expected at least 1, got {every}")
+        self._every = whole("every", every, 1)
         if busy not in ("wait", "skip"):
             raise Unusable(f"busy: expected 'wait' or 'skip', got {busy!r}")
+        if not isinstance(keep, Keep | None):
+            raise Unusable(f"keep: expected a Keep, such as Keep(last=3), got {keep!r}")
         self._files = open_files(path)
-        self._every, self._busy, self._mesh = every, busy, dict(mesh or {})
+        self._busy, self._mesh = busy, {} if mesh is None else mesh_of(mesh)
         self._software = {"tlaunch": version("tlaunch"), "torch": str(torch.__version__)}
         self._ranks = Ranks()
         given = os.environ.get(SOCKET, "")
         if given and was_started(given):
             settle(given, self._files.root)
-        nodes = self._ranks.everybody(Node.here())  # all have settled
-        self.generation: int = self._ranks.from_first(self._take_over)
-        """The number of this run among those that have written here."""
+        mine = {"path": self._files.root, "every": self._every, "busy": busy}
+        told = self._ranks.everybody((Node.here(), mine))  # all have settled
+        nodes = [node for node, _ in told]
+        try:
+            _refuse_different([given for _, given in told])
+            self.generation: int = self._ranks.from_first(self._take_over)
+            """The number of this run among those that have written here."""
+        except Exception:
+            self._ranks.close()
+            raise
         self._home: SaverHome | None = None
         self._socket = given or self._own_saver(nodes)
         keep = keep or Keep()
@@ -127,10 +136,8 @@ class Checkpointer:
         Raises:
             Unusable: something in the state has no representation; its name is in the message. Nothing is saved.
         """
-        if self._closed:
-            raise CheckpointError("this checkpointer is closed")
-        if step < 0:
-            raise Unusable(f"step: expected a number that is not negative, got {step}")
+        self._refuse_closed()
+        step = step_of(step)
         if step % self._every:
             return _resolved(result=False)
         future = self._saving.expect(step)
@@ -138,7 +145,8 @@ class Checkpointer:
             begun = self._begin(step, state)
         except Exception as error:
             self._saving.settle(step, CheckpointError(f"step {step} is not saved: {error}"))
-            self._stay_out(step, str(error) or repr(error))
+            if self._preparing.agreed:  # else the others know
+                self._stay_out(step, str(error) or repr(error))
             if isinstance(error, Unusable) or not isinstance(error, CheckpointError):
                 raise
             return future  # no trouble with checkpoints ends the training
@@ -230,15 +238,21 @@ class Checkpointer:
             Damaged: bytes of the checkpoint have changed; the file is named. Nothing was changed, unless it says that
                 the state is partly loaded: then they have changed while they were read.
         """
+        self._refuse_closed()
+        wanted = None if step is None else step_of(step)
         self._guard.wait()
         self._saving.wait()
-        found = restore(self._files, self._ranks, state, step=step, strict=strict)
+        found = restore(self._files, self._ranks, state, step=wanted, strict=strict)
         if found is not None and self._has_saved:
             # We may have gone back: what is saved from now on must not meet what this run has saved before.
             self._ranks.everybody(None)  # all have waited for what they were saving
             self.generation = self._ranks.from_first(self._renew)
             self._has_saved = False
         return found
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise CheckpointError("this checkpointer is closed")
 
     # --- inside ----------------------------------------------------------------------------------------------------
 
@@ -276,6 +290,15 @@ class Checkpointer:
             mesh=self._mesh,
             software=self._software,
         )
+
+
+def _refuse_different(given: Sequence[Mapping[str, object]]) -> None:
+    for rank, mine in enumerate(given):
+        for what, value in mine.items():
+            if value != given[0][what]:
+                raise Unusable(
+                    f"{what}: rank 0 was given {given[0][what]!r} and rank {rank} {value!r}; expected the same"
+                )
 
 
 def _now() -> str:

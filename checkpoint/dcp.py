@@ -41,13 +41,14 @@ from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, W
 from torch.futures import Future
 
 from tlaunch.checkpoint import catalog, dtypes
+from tlaunch.checkpoint.arguments import step_of
 from tlaunch.checkpoint.commit import commit, write_buffers
-from tlaunch.checkpoint.errors import Unusable
+from tlaunch.checkpoint.errors import CheckpointError, Unusable
 from tlaunch.checkpoint.files import Files
 from tlaunch.checkpoint.layout import DCP_PATHS as PATHS
-from tlaunch.checkpoint.layout import Address
+from tlaunch.checkpoint.layout import Address, is_reserved
 from tlaunch.checkpoint.manifest import Manifest, Tensor, merge
-from tlaunch.checkpoint.memory import memory_of
+from tlaunch.checkpoint.memory import memory_of, plain
 from tlaunch.checkpoint.places import open_files
 from tlaunch.checkpoint.region import Region
 from tlaunch.checkpoint.resharding import Wanted, load
@@ -64,7 +65,7 @@ class Writer(StorageWriter):
 
     def __init__(self, path: Path, step: int) -> None:
         self._files = open_files(path)
-        self._step = step
+        self._step = step_of(step)
 
     def reset(self, checkpoint_id: Path | None = None) -> None:
         """Begin another save, below ``checkpoint_id`` if that is given."""
@@ -87,7 +88,14 @@ class Writer(StorageWriter):
             raise Unusable("dcp.save: use_collectives=False is not supported; expected True, or a Checkpointer")
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
-        """Called by torch on every rank."""
+        """Called by torch on every rank.
+
+        Raises:
+            Unusable: a name is taken.
+        """
+        taken = next((item.index.fqn for item in plan.items if is_reserved(item.index.fqn)), None)
+        if taken is not None:
+            raise Unusable(f"{taken}: names that start so are taken; expected another one in the state")
         return plan
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
@@ -157,7 +165,7 @@ def _tensor(item: WriteItem, planner: SavePlanner) -> tuple[Piece, torch.Tensor]
     described = item.tensor_data
     assert isinstance(data, torch.Tensor)
     assert described is not None
-    local = data.detach().cpu().resolve_conj().resolve_neg().contiguous()
+    local = plain(data)
     region = Region(tuple(described.chunk.offsets), tuple(described.chunk.sizes))
     dtype = dtypes.name_of(str(local.dtype), item.index.fqn)
     return Piece(item.index.fqn, dtype, tuple(described.size), region, memory_of(local)), local
@@ -168,23 +176,27 @@ class Reader(StorageReader):
 
     def __init__(self, path: Path, step: int | None = None) -> None:
         self._files = open_files(path)
-        self._step = step
+        self._step = None if step is None else step_of(step)
         self._found: tuple[Files, Address, Manifest] | None = None
+        self._failed: CheckpointError | None = None
 
     def reset(self, checkpoint_id: Path | None = None) -> None:
         """Begin another load, from ``checkpoint_id`` if that is given."""
         if checkpoint_id is not None:
             self._files = open_files(checkpoint_id)
-        self._found = None
+        self._found = self._failed = None
 
     def read_metadata(self, *args: Anything, **kwargs: Anything) -> Metadata:
-        """Return what there is, as torch describes it.
+        """Return what there is, as torch describes it: nothing, where ``set_up_storage_reader`` will say why.
 
-        Raises:
-            Unusable: there is no checkpoint.
+        From here torch would log each error with its traceback, and only say that there is no metadata.
         """
         del args, kwargs
-        _, _, manifest = self._checkpoint()
+        try:
+            _, _, manifest = self._checkpoint()
+        except CheckpointError as error:
+            self._failed = error
+            return Metadata({}, planner_data={})
         described: dict[str, STORAGE_TYPES] = {name: _described(at) for name, at in manifest.tensors.items()}
         described |= {name: BytesStorageMetadata() for name in manifest.values if name != PATHS}
         paths = (
@@ -201,19 +213,29 @@ class Reader(StorageReader):
         *args: Anything,
         **kwargs: Anything,
     ) -> None:
-        """Called by torch on every rank."""
+        """Called by torch on every rank.
+
+        Raises:
+            CheckpointError: there is no checkpoint, or none that can be read.
+        """
+        if self._failed is not None:
+            raise self._failed
 
     def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
         """Called by torch on every rank."""
         return plan
 
     def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
-        """Called by torch on the coordinator."""
-        return plans
+        """Called by torch on the coordinator: all ranks read what it reads, though a newer one may come meanwhile."""
+        _, address, _ = self._checkpoint()
+        return [replace(plan, storage_data=address) for plan in plans]
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
         """Called by torch on every rank. Nothing is given to the planner before all of it has been checked."""
         files, address, manifest = self._checkpoint()
+        if isinstance(plan.storage_data, Address) and plan.storage_data != address:
+            address = plan.storage_data
+            manifest = catalog.manifest_of(files, address)
         tensors = [item for item in plan.items if item.type is LoadItemType.TENSOR]
         boxes = load(files, address, manifest, [_wanted(item) for item in tensors])
         for item, box in zip(tensors, boxes, strict=True):
@@ -235,7 +257,7 @@ class Reader(StorageReader):
         if self._found is None:
             address = catalog.find(self._files, self._step)
             if address is None:
-                raise Unusable(f"{self._files.root}: there is no checkpoint")
+                raise Unusable(f"{self._files.root}: there is no checkpoint; expected the path that a job saves to")
             self._found = self._files, address, catalog.manifest_of(self._files, address)
         return self._found
 

@@ -22,15 +22,13 @@ import torch
 from tlaunch.checkpoint import dtypes, pickled
 from tlaunch.checkpoint.errors import Damaged, Unusable
 from tlaunch.checkpoint.files import Files, read_foreign, why
-from tlaunch.checkpoint.layout import DCP_PATHS, is_plain
+from tlaunch.checkpoint.layout import DCP_PATHS, METADATA, is_plain
 from tlaunch.checkpoint.manifest import Slice, Tensor
-from tlaunch.checkpoint.memory import memory_of
+from tlaunch.checkpoint.memory import memory_of, plain
 from tlaunch.checkpoint.pickled import Stand, StoredBytes, StoredTensor, attribute, sizes
 from tlaunch.checkpoint.region import Region, missing_part
 from tlaunch.checkpoint.source import Source
 from tlaunch.checkpoint.values import Json, to_json
-
-METADATA = ".metadata"
 
 _MAX_BYTES = 1 << 30
 """Of the metadata."""
@@ -210,4 +208,4 @@ class _ChunkReader:
                 f"{self._files.root}/{item.file}: bytes {item.begin} to {item.begin + item.size}: "
                 f"expected {item.name} as {tensor.dtype} {list(region.shape)}"
             )
-        return loaded.detach().contiguous()
+        return plain(loaded)

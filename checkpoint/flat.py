@@ -23,6 +23,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.tensor import DTensor
 
 from tlaunch.checkpoint.errors import Unusable
+from tlaunch.checkpoint.values import DEPTH, too_deep
 
 State: TypeAlias = Mapping[str, Any]
 """What users save: a tree of mappings and lists with tensors, values, modules, optimizers and stateful objects."""
@@ -58,17 +59,20 @@ def expand(state: State) -> dict[str, Any]:
     """Return the state with a state dict in place of each module, optimizer and stateful object at its top.
 
     Raises:
-        Unusable: an optimizer stands there without the module whose parameters it changes.
+        Unusable: the state is no mapping, or an optimizer stands there without the module whose parameters it changes.
     """
+    refuse_other_than_mapping(state)
     modules = [value for value in state.values() if isinstance(value, nn.Module)]
     return {str(name): _expanded(value, str(name), modules) for name, value in state.items()}
 
 
-def without_state(state: State) -> dict[str, torch.optim.Optimizer]:
+def without_state(state: object) -> dict[str, torch.optim.Optimizer]:
     """Return the optimizers that have made no step yet.
 
     To expand them torch makes them make one, with gradients of zero. That is not to be part of the training.
     """
+    if not isinstance(state, Mapping):
+        return {}  # to be refused when it is looked at
     optimizers = ((str(name), value) for name, value in state.items() if isinstance(value, torch.optim.Optimizer))
     return {name: optimizer for name, optimizer in optimizers if not optimizer.state}
 
@@ -89,6 +93,18 @@ def _expanded(value: Value, name: str, modules: list[nn.Module]) -> Value:
     if not isinstance(value, Mapping) and isinstance(value, Stateful):
         return value.state_dict()
     return value
+
+
+def refuse_other_than_mapping(state: object) -> None:
+    """Refuse a state that has no names.
+
+    Raises:
+        Unusable: it is such a one.
+    """
+    if not isinstance(state, Mapping):
+        raise Unusable(
+            f"the state: expected a mapping from names, such as {{'model': model}}, got a {type(state).__name__}"
+        )
 
 
 def _module_of(optimizer: torch.optim.Optimizer, name: str, modules: list[nn.Module]) -> nn.Module:
@@ -149,7 +165,9 @@ def _storage(tensor: torch.Tensor) -> int:
     return local.untyped_storage().data_ptr() if local.numel() else 0
 
 
-def _leaves(tree: Value, path: str) -> Iterator[tuple[str, Any]]:
+def _leaves(tree: Value, path: str, depth: int = DEPTH) -> Iterator[tuple[str, Any]]:
+    if depth == 0:
+        raise too_deep(path)
     if isinstance(tree, Mapping) and tree:
         items = [(str(key), item) for key, item in tree.items()]
     elif _opened(tree):
@@ -158,17 +176,19 @@ def _leaves(tree: Value, path: str) -> Iterator[tuple[str, Any]]:
         yield path, tree
         return
     for name, item in items:
-        yield from _leaves(item, f"{path}.{name}" if path else name)
+        yield from _leaves(item, f"{path}.{name}" if path else name, depth - 1)
 
 
-def _opened(tree: Value) -> bool:
+def _opened(tree: Value, inside: tuple[int, ...] = ()) -> bool:
     """Whether a list is taken apart: by the rule of torch.distributed.checkpoint, so that names are the same there.
 
-    Tuples are taken apart only where a tensor would be lost otherwise.
+    Tuples are taken apart only where a tensor would be lost otherwise. ``inside``: those around it, by identity.
     """
-    if isinstance(tree, list):
-        return any(isinstance(item, Mapping | torch.Tensor) or _opened(item) for item in tree)
-    return isinstance(tree, tuple) and any(isinstance(item, torch.Tensor) or _opened(item) for item in tree)
+    kinds = (Mapping, torch.Tensor) if isinstance(tree, list) else (torch.Tensor,)
+    if not isinstance(tree, list | tuple) or id(tree) in inside or len(inside) >= DEPTH:
+        return False
+    around = (*inside, id(tree))
+    return any(isinstance(item, kinds) or _opened(item, around) for item in tree)
 
 
 # --- back again ----------------------------------------------------------------------------------------------------

@@ -22,13 +22,16 @@ def take_generation(files: Files, owner: dict[str, Json]) -> int:
     """Become the newest writer. ``owner`` tells others who that is. Call this once for all ranks of a run.
 
     Raises:
-        Unusable: the path is that of a single checkpoint.
+        Unusable: the path is that of a single checkpoint, or of a file.
         CheckpointError: it cannot be written to.
     """
     data = json.dumps(owner).encode()
     try:
         refuse_single(files)
-        files.make("")
+        try:
+            files.make("")
+        except (FileExistsError, NotADirectoryError):
+            raise Unusable(f"{files.root}: a file is in the way; expected a folder, or where one can be made") from None
         generation = newest_generation(files) + 1
         while not _taken(files, generation, data):
             generation += 1  # somebody else was faster

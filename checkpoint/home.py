@@ -127,6 +127,8 @@ class SaverHome:
         Raises:
             OSError: it cannot be listened there.
         """
+        if self._keeper is not None and self._listener.fileno() < 0:
+            self._keeper.join()  # it is about to end
         if not self._given_up and (self._keeper is None or not self._keeper.is_alive()):
             if self._listener.fileno() < 0:
                 Path(self.path).unlink(missing_ok=True)

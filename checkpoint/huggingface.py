@@ -12,13 +12,12 @@ from collections.abc import Iterator, Sequence
 from tlaunch.checkpoint.dtypes import BYTES
 from tlaunch.checkpoint.errors import Damaged, Unusable
 from tlaunch.checkpoint.files import Files, read_foreign, why
-from tlaunch.checkpoint.layout import is_plain
+from tlaunch.checkpoint.layout import SUFFIX, is_plain
 from tlaunch.checkpoint.manifest import Slice, Tensor
 from tlaunch.checkpoint.region import Region
 from tlaunch.checkpoint.source import Source
 from tlaunch.checkpoint.tree import Node, parse
 
-SUFFIX = ".safetensors"
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 MODEL = "model."

@@ -15,12 +15,20 @@ from dataclasses import dataclass
 MANIFEST = "manifest.json"
 ABSENT = "absent.json"
 
+METADATA = ".metadata"
+"""By this file a directory of ``torch.distributed.checkpoint`` is known."""
+
+SUFFIX = ".safetensors"
+
 RANKS = "ranks"
 RESERVED = (RANKS, "dcp")
 """First parts of names that are not the state's: what each rank has for itself, and what planners of torch add."""
 
 DCP_PATHS = "dcp.paths"
 """The value that holds the paths of torch's planner: how its flat names were made from a nested state."""
+
+STEPS = 10**15
+"""Steps are below this, as that many digits fit."""
 
 _STEP = re.compile(r"step-(\d{9,15})\.g(\d{5,12})")
 _PART = re.compile(r"rank-(\d{5,9})\.json")

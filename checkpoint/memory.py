@@ -9,9 +9,14 @@ import torch
 
 
 def memory_of(tensor: torch.Tensor) -> memoryview:
-    """Return the memory of a contiguous tensor on the CPU, which has to outlive the view."""
+    """Return the memory of a tensor as :func:`plain` returns it, which has to outlive the view."""
     size = tensor.numel() * tensor.element_size()
     return memoryview((ctypes.c_char * size).from_address(tensor.data_ptr())).cast("B") if size else memoryview(b"")
+
+
+def plain(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor on the CPU whose bytes are its elements in order: the same one where it is that already."""
+    return tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
 
 
 def is_plain(tensor: torch.Tensor) -> bool:

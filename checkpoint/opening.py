@@ -10,13 +10,11 @@ from typing import Literal
 from tlaunch.checkpoint import catalog, huggingface
 from tlaunch.checkpoint.errors import Unusable
 from tlaunch.checkpoint.files import Files, LocalFiles, why
-from tlaunch.checkpoint.layout import MANIFEST, Address, address_of
+from tlaunch.checkpoint.layout import MANIFEST, METADATA, SUFFIX, Address, address_of
 from tlaunch.checkpoint.manifest import Manifest
 from tlaunch.checkpoint.places import open_files
 from tlaunch.checkpoint.reading import ShardReader, Twice
 from tlaunch.checkpoint.source import Source
-
-_METADATA = ".metadata"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +35,7 @@ def locate(path: str | os.PathLike[str], step: int | None = None) -> Spot:
     """
     files = open_files(path)
     above, _, last = files.root.rpartition("/")
-    if last.endswith(huggingface.SUFFIX):
+    if last.endswith(SUFFIX):
         return _stepless(_file(above or "/", last), step, files.root)
     try:
         names = files.names()
@@ -48,10 +46,10 @@ def locate(path: str | os.PathLike[str], step: int | None = None) -> Spot:
         if MANIFEST not in names:
             raise Unusable(f"{files.root}: this checkpoint was never committed")
         return _stepless(Spot(above or "/", "own", address), step, files.root)
-    found = catalog.find(files, step) if any(address_of(name) for name in names) else None
+    found = catalog.newest(files, step) if any(address_of(name) for name in names) else None
     if found is not None:
         return Spot(files.root, "own", found)
-    if _METADATA in names:
+    if METADATA in names:
         return _stepless(Spot(files.root, "dcp"), step, files.root)
     if huggingface.model_files(names):
         return _stepless(Spot(files.root, "huggingface"), step, files.root)
@@ -79,7 +77,7 @@ def _stepless(spot: Spot, step: int | None, where: str) -> Spot:
 
 def _nothing(names: list[str]) -> str:
     if any(name.endswith(".distcp") for name in names):
-        return f"has files of torch.distributed.checkpoint, but no {_METADATA}: it was not finished"
+        return f"has files of torch.distributed.checkpoint, but no {METADATA}: it was not finished"
     pickles = [name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt"))]
     if pickles:
         return f"holds pickles ({pickles[0]}); expected safetensors files, .metadata, or a path that a job saves to"

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tlaunch.checkpoint import random_state
 from tlaunch.checkpoint.agreement import Inventory, Share, agree, below, inventory, sample
 from tlaunch.checkpoint.capture import Target
 from tlaunch.checkpoint.errors import Unusable
-from tlaunch.checkpoint.flat import Flat, State, expand, flatten, joined, steady_storages, without_state, without_steps
+from tlaunch.checkpoint.flat import (
+    Flat,
+    State,
+    expand,
+    flatten,
+    joined,
+    refuse_other_than_mapping,
+    steady_storages,
+    without_state,
+    without_steps,
+)
 from tlaunch.checkpoint.layout import RANKS, RESERVED
 from tlaunch.checkpoint.outline import Outline, outline, parts_of
 from tlaunch.checkpoint.plan import boxes_to_bytes
 from tlaunch.checkpoint.ranks import Ranks
 from tlaunch.checkpoint.region import Region
 from tlaunch.checkpoint.shard import Box, Layout, arrange
-from tlaunch.checkpoint.slices import Held, held
+from tlaunch.checkpoint.slices import Held, Known, held
 from tlaunch.checkpoint.values import Json, to_json
 
 
@@ -62,6 +72,21 @@ class Order:
     """Those that this rank writes."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A state, looked at on this rank alone. What follows ``shape`` counts only without one."""
+
+    parts: Mapping[str, Any]
+    boxes: Mapping[str, Held]
+    """Those of tensors that stand in no module or optimizer."""
+    values: Mapping[str, Json]
+    shape: Shape | None
+    """That of an earlier save, if it fits."""
+    fixed: Flat = field(default_factory=Flat)
+    loose: Flat = field(default_factory=Flat)
+    flat: Flat = field(default_factory=Flat)
+
+
 class Preparing:
     """Prepares the saves of one rank. Ranks agree on who writes what when the shape of their states is new."""
 
@@ -71,24 +96,43 @@ class Preparing:
         self._share = Share(frozenset(), frozenset(), frozenset())
         self._shape: Shape | None = None
 
+    @property
+    def agreed(self) -> bool:
+        """Whether the ranks have agreed on who writes what, at an earlier save."""
+        return self._inventory is not None
+
     def order(self, state: State) -> Order:
-        """Return what saving this state means.
+        """Return what saving this state means. Collective at the first save.
 
         Raises:
-            Unusable: something in the state has no representation; its name is in the message.
+            Unusable: something in the state has no representation; its name is in the message. At the first save, that
+                may be so on another rank.
         """
+        if self.agreed:
+            seen = self._look(state)
+        else:  # all ranks are about to agree, and would wait for one that cannot
+            looked: list[_Seen] = []
+            self._ranks.together(lambda: looked.append(self._look(state)), "another rank cannot save what it has")
+            (seen,) = looked
+        shape = seen.shape or self._drawn(seen)
+        now = [Target(box, shape.begins[name], box.size) for name, box in seen.boxes.items() if name in shape.begins]
+        values = {name: value for name, value in seen.values.items() if name in shape.values}
+        return Order(shape, [*now, *shape.now], values)
+
+    def _look(self, state: State) -> _Seen:
+        refuse_other_than_mapping(state)
         parts = parts_of(state)
         loose = self._loose({str(name): value for name, value in state.items() if str(name) not in parts})
         boxes = {name: held(name, tensor) for name, tensor in loose.tensors.items()}
         shape = self._shape
         if shape is not None and shape.outline is not None and shape.fits(parts, boxes, loose.values):
-            values = _checked(shape.outline.values(), loose.values)
-        else:
-            fixed = leaves_of(parts)
-            values = _checked(fixed.values, loose.values)
-            shape = self._drawn(parts, fixed, loose)
-        now = [Target(boxes[name], shape.begins[name], boxes[name].size) for name in boxes if name in shape.begins]
-        return Order(shape, [*now, *shape.now], {name: values[name] for name in values if name in shape.values})
+            return _Seen(parts, boxes, _checked(shape.outline.values(), loose.values), shape)
+        fixed = leaves_of(parts)
+        flat = joined(fixed, loose)
+        known: Known = {}
+        for name, tensor in flat.tensors.items():
+            held(name, tensor, known)  # refuses what cannot be saved
+        return _Seen(parts, boxes, _checked(flat.values), None, fixed, loose, flat)
 
     def forget(self) -> None:
         """Let go of the tensors of the last save."""
@@ -102,9 +146,9 @@ class Preparing:
         own = {RANKS: {str(self._ranks.rank): {"random": random_state.capture()}}}
         return flatten({**expand(state), **own})
 
-    def _drawn(self, parts: Mapping[str, Any], fixed: Flat, loose: Flat) -> Shape:
+    def _drawn(self, seen: _Seen) -> Shape:
         """Work everything out anew. Collective where there is anything else than before that others may have too."""
-        flat = joined(fixed, loose)
+        fixed, loose, flat = seen.fixed, seen.loose, seen.flat
         if self._inventory is None or self._shared(flat, self._share.own) != self._inventory:
             own = frozenset({f"{RANKS}.{self._ranks.rank}"})
             names = [name for name in (*loose.tensors, *loose.values) if not below(name, own)]
@@ -115,8 +159,8 @@ class Preparing:
         begins = {box.name: begin for box, begin in layout.boxes}
         targets = {name: Target(mine[name], begins[name], mine[name].size) for name in mine if name in fixed.tensors}
         shape = Shape(
-            outline=outline(parts, fixed),
-            loose={name: _box_of(held(name, tensor)) for name, tensor in loose.tensors.items()},
+            outline=outline(seen.parts, fixed),
+            loose={name: _box_of(at) for name, at in seen.boxes.items()},
             loose_values=loose.values.keys(),
             values=frozenset(name for name in flat.values if name in self._share.values or self._owns(name)),
             layout=layout,
@@ -141,10 +185,12 @@ class Preparing:
 def leaves_of(parts: Mapping[str, Any]) -> Flat:
     """Ask modules and optimizers for their states. Optimizers that have none yet get their emptiness back."""
     fresh = without_state(parts)
-    flat = flatten(expand(parts), steady_storages(parts))
-    without_steps(flat, fresh)
-    for optimizer in fresh.values():
-        optimizer.state.clear()
+    try:
+        flat = flatten(expand(parts), steady_storages(parts))
+        without_steps(flat, fresh)
+    finally:
+        for optimizer in fresh.values():
+            optimizer.state.clear()
     return flat
 
 

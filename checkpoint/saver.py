@@ -57,14 +57,17 @@ class Trainer(threading.Thread):
         self._files: Files | None = None
         self._keep: Keep | None = None
         self.said_goodbye = False
+        self.failed = False
+        """Whether we have left the trainer, and not it us: it may come again."""
 
     def run(self) -> None:
         try:
             send(self._sock, {"did": "greet"})
             while (received := receive(self._sock)) is not None:
                 self._do(*received)
-        except (CheckpointError, OSError):
+        except Exception as error:
             log.exception("a trainer is served no longer")
+            self.failed = not isinstance(error, ConnectionError)
         finally:
             try:
                 for arena in self._arenas.values():
@@ -204,6 +207,8 @@ class Saver:
         self._trainers: set[Trainer] = set()
         self.abandoned = False
         """Whether a trainer has gone without a word."""
+        self.failed = False
+        """Whether one could not be served any longer."""
         self._lock = threading.Lock()
         self._wake, self._woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)[::-1]
 
@@ -246,7 +251,8 @@ class Saver:
         """Forget a trainer that is served no longer."""
         with self._lock:
             self._trainers.discard(trainer)
-            self.abandoned |= not trainer.said_goodbye
+            self.abandoned |= not trainer.said_goodbye and not trainer.failed
+            self.failed |= trainer.failed
         with contextlib.suppress(BlockingIOError):  # it is awake already
             os.write(self._wake, b"x")
 
@@ -289,6 +295,8 @@ def main() -> None:
         given.tidy.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             given.tidy.parent.rmdir()
+    if saver.failed and given.lifeline_fd is None:
+        sys.exit(1)  # whoever keeps us starts another one, for a trainer that may be waiting for it already
 
 
 def _end_within(seconds: float) -> None:

@@ -42,6 +42,8 @@ def held(name: str, tensor: torch.Tensor, known: Known | None = None) -> Held:
         Unusable: the tensor cannot be saved as it is.
     """
     dtype = dtypes.name_of(str(tensor.dtype), name)
+    if tensor.is_nested:
+        raise Unusable(f"{name}: expected a dense tensor, got a nested one")
     if tensor.is_meta or tensor.is_sparse or tensor.is_quantized or tensor.layout is not torch.strided:
         raise Unusable(f"{name}: expected a dense tensor with data, got {tensor.layout} on {tensor.device}")
     if not isinstance(tensor, DTensor):

@@ -19,6 +19,11 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 DEPTH = 100
 """How deep values may be nested."""
 
+_SHOWN = 60
+
+_BITS = 14_000
+"""How many a whole number may have: Python reads and writes 4,300 digits."""
+
 _EXACT = (bool, int, float, str, bytes, list, tuple)
 
 
@@ -29,7 +34,7 @@ def to_json(value: object, path: str, depth: int = DEPTH) -> Json:
         Unusable: it has no representation.
     """
     if depth == 0:
-        raise Unusable(f"{path}: nested more than {DEPTH} deep")
+        raise too_deep(path)
     if isinstance(value, dict):
         return _mapping(value, path, depth)
     # Other subclasses would come back as something else than they were: an IntEnum as a number, say.
@@ -48,10 +53,18 @@ def _plain(value: object, path: str, depth: int) -> Json:
             return {"$bytes": base64.b64encode(value).decode()}
         case float() if not math.isfinite(value):
             return {"$float": repr(value)}
+        case int() if value.bit_length() > _BITS:
+            raise Unusable(f"{path}: a whole number of {value.bit_length()} bits; expected at most {_BITS}")
         case bool() | int() | float() | str():
             return value
         case _:
             return None
+
+
+def too_deep(path: str) -> Unusable:
+    """Return the error about a state that goes on and on at ``path``."""
+    shown = path if len(path) <= _SHOWN else f"{path[:_SHOWN]}..."
+    return Unusable(f"{shown}: nested more than {DEPTH} deep, or within itself")
 
 
 def _mapping(value: dict[object, object], path: str, depth: int) -> Json:

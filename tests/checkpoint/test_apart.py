@@ -10,6 +10,6 @@ from tests.checkpoint.ranks import run_ranks
 
 
 @pytest.mark.slow
-def test_stages_of_a_pipeline_and_a_rank_that_stays_out(tmp_path: Path) -> None:
-    runs = [(2, ("stages", str(tmp_path / "stages"))), (2, ("apart", str(tmp_path / "apart")))]
+def test_stages_of_a_pipeline_and_ranks_that_differ(tmp_path: Path) -> None:
+    runs = [(2, (what, str(tmp_path / what))) for what in ("stages", "apart", "unlike")]
     run_ranks("apart.py", *runs, folder=tmp_path)

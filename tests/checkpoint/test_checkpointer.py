@@ -192,7 +192,10 @@ def test_a_damaged_shard_changes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("options", "complaint"),
-    [({"every": 0}, "every: expected at least 1"), ({"busy": "later"}, "busy: expected 'wait' or 'skip'")],
+    [
+        ({"every": 0}, "every: expected a whole number of at least 1"),
+        ({"busy": "later"}, "busy: expected 'wait' or 'skip'"),
+    ],
 )
 def test_arguments_that_make_no_sense(tmp_path: Path, options: dict[str, Any], complaint: str) -> None:
     with pytest.raises(Unusable, match=complaint):
@@ -206,8 +209,9 @@ def test_a_url_of_an_unknown_kind() -> None:
 
 def test_a_path_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(CheckpointError, match=r"file/ck: taking the path over failed: File exists"):
-        Checkpointer(tmp_path / "file" / "ck")
+    for path in (tmp_path / "file", tmp_path / "file" / "ck"):
+        with pytest.raises(Unusable, match=f"^{path}: a file is in the way; expected a folder"):
+            Checkpointer(path)
 
 
 # --- failures ------------------------------------------------------------------------------------------------------

@@ -1,9 +1,10 @@
-"""``apart.py stages|apart|own FOLDER``: two ranks that do not have the same, or not the same luck."""
+"""``apart.py stages|apart|own|unlike FOLDER``: two ranks that do not have the same, or not the same luck."""
 
 from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,37 @@ def own(folder: str) -> None:
         assert list(mine) == (["seen", "buffer"] if RANK else ["position", "seen"])
 
 
+def unlike(folder: str) -> None:
+    """Begin with what one rank cannot save, and with what the ranks do not have alike: all know of it at once."""
+    with pytest.raises(Unusable, match=r"every: rank 0 was given 1 and rank 1 2; expected the same"):
+        Checkpointer(folder, every=1 + RANK)
+    with Checkpointer(folder) as checkpointer:
+        since = time.monotonic()
+        state: dict[str, Any] = {"w": torch.ones(4), "value": 1}
+        if RANK == 1:
+            with pytest.raises(Unusable, match=r"^value: a builtins\.function has no representation"):
+                checkpointer.save(1, {**state, "value": unlike})
+        else:
+            with pytest.raises(Unusable, match=r"^another rank cannot save what it has: value: a builtins\.function"):
+                checkpointer.save(1, state)
+        for other, reason in (
+            (
+                torch.ones(4, dtype=torch.bfloat16),
+                r"w: is F32 \[4\] on rank 0 and BF16 \[4\] on rank 1; expected the sa",
+            ),
+            (
+                torch.ones(5),
+                r"w: is F32 \[4\] on rank 0 and F32 \[5\] on rank 1; expected the same, or names of th",
+            ),
+            (1.0, r"w: is F32 \[4\] on rank 0 and no tensor on rank 1; expected the same"),
+        ):
+            with pytest.raises(Unusable, match=reason):
+                checkpointer.save(2, {**state, "w": other} if RANK == 1 else state)
+        assert time.monotonic() - since < WITHIN, "nobody waits for somebody who will not come"
+        assert checkpointer.save(3, state).result(WITHIN)
+        assert checkpointer.restore(state) == 3
+
+
 dist.init_process_group("gloo", init_method=os.environ["MEETING"], rank=RANK, world_size=2)
-{"stages": stages, "apart": apart, "own": own}[sys.argv[1]](sys.argv[2])
+{"stages": stages, "apart": apart, "own": own, "unlike": unlike}[sys.argv[1]](sys.argv[2])
 dist.destroy_process_group()
