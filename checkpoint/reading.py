@@ -78,9 +78,8 @@ class ShardReader:
         found = self._blocks.get((file, first))
         if found is None:
             # Memory that was touched before is used again: new pages take longer than reading does.
-            found = (
-                self._blocks.popitem(last=False)[1] if len(self._blocks) == self._most else memoryview(bytearray(BLOCK))
-            )
+            full = len(self._blocks) == self._most
+            found = self._blocks.popitem(last=False)[1] if full else memoryview(bytearray(BLOCK))
             self._read(file, first, found[: last - first])
             self._blocks[file, first] = found
         else:
