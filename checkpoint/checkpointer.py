@@ -45,9 +45,6 @@ from tlaunch.checkpoint.values import Json
 
 log = logging.getLogger(__name__)
 
-PLAN_SPACE = 1 << 20
-"""Bytes at least that an arena has for the plan, beyond the tensors."""
-
 
 class Checkpointer:
     """Saves and restores the training state of all ranks of the default process group below ``path``.
@@ -66,6 +63,9 @@ class Checkpointer:
     Making one is collective: every rank makes one at the same place. From then on, whoever made one for the same path
     before can commit nothing more. What ranks of the same job had captured completely before they died is written and
     committed first, for which this waits, at most a minute.
+
+    As a context manager it is closed in the end, which waits for what is being saved; after an exception nobody waits,
+    and the saver finishes what was captured by itself.
 
     Raises:
         Unusable: the arguments make no sense.
@@ -125,8 +125,8 @@ class Checkpointer:
 
         The future is true once the checkpoint of all ranks is committed, false when the step is not due or was
         skipped; it raises ``CheckpointError`` when saving failed. Until then the training may go on: the next
-        ``optimizer.step()`` waits for what is left of the copy. Whoever changes parameters otherwise calls
-        ``wait_captured`` first. A step that this run has committed already stays as it is.
+        ``optimizer.step()`` waits for what is left of the copy. Whoever changes parameters otherwise, such as
+        averages of weights, calls ``wait_captured`` first. A step that this run has committed already stays as it is.
 
         What has one name is taken to be the same on all ranks, as under data parallelism, and one of them writes it.
         What differs from rank to rank needs names that differ: ``{"sampler": {str(rank): sampler.state_dict()}}``.
@@ -163,7 +163,7 @@ class Checkpointer:
         shape = order.shape
         plan = plan_to_bytes(self._part(step, order.values), shape.boxes)
         begin = aligned(shape.layout.size)
-        self._saving.resize(begin + max(PLAN_SPACE, len(plan)))
+        self._saving.resize(begin + len(plan))
         buffer = self._saving.free_buffer(wait=self._busy == "wait")
         if buffer is None:
             return False
@@ -202,16 +202,22 @@ class Checkpointer:
 
     def close(self) -> None:
         """Wait for what is being saved, and let go of the saver. Safe to call twice."""
+        self._close(wait=True)
+
+    def _close(self, *, wait: bool) -> None:
         if self._closed:
             return
         self._closed = True
         self._guard.close()
         self._copiers.shutdown()
         self._preparing.forget()
-        self._saving.wait()
+        if wait:
+            self._saving.wait()
+        else:
+            self._saving.leave("the training has ended with an error, and left it to the saver process")
         self._saving.close()
         if self._home is not None:
-            self._home.close()
+            self._home.close(wait=wait)
         self._ranks.close()
 
     def __enter__(self) -> Self:
@@ -220,7 +226,8 @@ class Checkpointer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        # Where the training has failed, other ranks may never come to the same step, and somebody waits for our end.
+        self._close(wait=error is None or (isinstance(error, SystemExit) and not error.code))
 
     # --- restoring -------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """A training state as one flat table of tensors and one of values, by dotted names.
 
-Modules, optimizers and whatever has ``state_dict()`` may stand anywhere in the tree; see ``docs/checkpoint-format.md``
+Modules, optimizers and whatever has ``state_dict()`` stand at the top of the tree; see ``docs/checkpoint-format.md``
 for the names.
 """
 
@@ -26,7 +26,7 @@ from tlaunch.checkpoint.errors import Unusable
 from tlaunch.checkpoint.values import DEPTH, too_deep
 
 State: TypeAlias = Mapping[str, Any]
-"""What users save: a tree of mappings and lists with tensors, values, modules, optimizers and stateful objects."""
+"""What users save: modules, optimizers, stateful objects, and trees of mappings and lists with tensors and values."""
 
 
 Value: TypeAlias = Any
@@ -113,7 +113,8 @@ def _module_of(optimizer: torch.optim.Optimizer, name: str, modules: list[nn.Mod
         if wanted <= {id(parameter) for parameter in module.parameters()}:
             return module
     raise Unusable(
-        f"{name}: an optimizer is saved by the names of its module's parameters; expected that module beside it"
+        f"{name}: an optimizer is saved by the names of its module's parameters; expected beside it one module that "
+        "has them all"
     )
 
 

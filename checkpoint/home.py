@@ -156,10 +156,10 @@ class SaverHome:
         self._given_up = True
         self._listener.close()
 
-    def close(self) -> None:
+    def close(self, *, wait: bool = True) -> None:
         """Wait for the saver's end, which comes when all trainers have left and everything is written."""
         self._closing.set()
-        if self._keeper is not None:
+        if self._keeper is not None and wait:
             self._keeper.join(CLOSING)
             if self._keeper.is_alive():
                 log.error("the saver process %d does not end within %g s, and is killed", self.pid, CLOSING)

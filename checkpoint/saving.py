@@ -32,6 +32,9 @@ STALLED = 1800.0
 """Seconds without a word from a saver that owes one, after which nothing is saved any more. That is enough to write
 hundreds of gigabytes to a slow disk, and longer than a saver waits for other ranks."""
 
+SPARE = 1 << 20
+"""Bytes that an arena has beyond what it is made for: values grow."""
+
 TRIES = 2
 """How many savers a step is given to: one may die by accident, of two it may be the cause."""
 
@@ -82,12 +85,15 @@ class Saving:
     def resize(self, size: int) -> None:
         """See to arenas of at least so many bytes. Waits until those that are too small have been written.
 
+        Who has grown once may grow at each save, and gets room for that.
+
         Raises:
             CheckpointError: there is not enough memory, or no saver.
         """
         if self._buffers and all(buffer.arena.size >= size for buffer in self._buffers):
             return
         self.wait_written()
+        size += SPARE + (size // 8 if self._buffers else 0)
         with self._linking:
             for buffer in self._buffers:
                 buffer.arena.close(discard=True)  # before there is more; the saver has written what it needs of it
@@ -260,6 +266,13 @@ class Saving:
         for step in owed:
             self.settle(step, CheckpointError(f"step {step} may not have been saved: {self._stalled}"))
         return STALLED
+
+    def leave(self, reason: str) -> None:
+        """Wait for nothing any more. The saver does what it was told."""
+        with self._changed:
+            owed = tuple(self._futures)
+        for step in owed:
+            self.settle(step, CheckpointError(f"step {step} may not have been saved: {reason}"))
 
     def close(self) -> None:
         """Leave the saver, which finishes what it was given."""

@@ -41,7 +41,10 @@ def to_json(value: object, path: str, depth: int = DEPTH) -> Json:
     if value is None or type(value) in _EXACT:
         return _plain(value, path, depth)
     name = f"{type(value).__module__}.{type(value).__qualname__}"
-    raise Unusable(f"{path}: a {name} has no representation; expected tensors, numbers, text, bytes, lists or mappings")
+    raise Unusable(
+        f"{path}: a {name} has no representation; expected tensors, numbers, text, bytes, lists or mappings"
+        + (", or this object at the top of the state" if hasattr(value, "state_dict") else "")
+    )
 
 
 def _plain(value: object, path: str, depth: int) -> Json:

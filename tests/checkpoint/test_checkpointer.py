@@ -137,11 +137,15 @@ def test_types_and_shapes(tmp_path: Path, dtype: torch.dtype, value: complex) ->
 def test_what_cannot_be_represented_is_named_and_nothing_is_saved(tmp_path: Path) -> None:
     cases: list[tuple[dict[str, Any], str]] = [
         ({"a": {"b": object()}}, "a.b: a builtins.object has no representation"),
+        ({"nets": [nn.Linear(1, 1)]}, r"nets\[0\]: a torch.nn.* or this object at the top of the state"),
         ({"w": torch.zeros(2, dtype=torch.complex128)}, "w: torch.complex128 has no type in safetensors"),
         ({"w": torch.eye(2).to_sparse()}, "w: expected a dense tensor"),
         ({"a": {"b": 1}, "a.b": 2}, "a.b: two things in the state have this name"),
         ({"ranks": 1}, "ranks: this name is taken"),
-        ({"optimizer": torch.optim.SGD(nn.Linear(1, 1).parameters())}, "optimizer: .* expected that module beside it"),
+        (
+            {"optimizer": torch.optim.SGD(nn.Linear(1, 1).parameters())},
+            "optimizer: .* expected beside it one module that has",
+        ),
     ]
     with Checkpointer(tmp_path) as checkpointer:
         for state, complaint in cases:

@@ -148,6 +148,45 @@ def test_when_too_many_savers_have_died_no_more_are_started(
     assert "5 saver processes have died: nothing is saved any more" in caplog.text
 
 
+@pytest.mark.parametrize("error", [ValueError("in the training"), SystemExit(3)])
+def test_an_error_in_the_training_does_not_wait_for_what_is_being_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    monkeypatch.setattr("tlaunch.checkpoint.saving.STALLED", 2.0)
+
+    def fail() -> None:
+        with checkpointer:
+            assert checkpointer.save(1, {"x": 1}).result(WITHIN)
+            os.kill(saver_of(checkpointer), signal.SIGSTOP)
+            pending.append(checkpointer.save(2, {"x": 2}))
+            raise error
+
+    pending: list[Future[bool]] = []
+    checkpointer = Checkpointer(tmp_path)
+    with pytest.raises(type(error)):
+        fail()
+    with pytest.raises(CheckpointError, match="has ended with an error, and left it to the saver process"):
+        pending[0].result(0)
+    home = checkpointer._home
+    assert home is not None
+    os.kill(home.pid, signal.SIGCONT)
+    assert home._keeper is not None
+    home._keeper.join(WITHIN)
+    assert [address.step for address in committed(LocalFiles(tmp_path))] == [1, 2]
+
+
+def test_an_ordinary_end_waits_for_what_is_being_saved(tmp_path: Path) -> None:
+    def end() -> None:
+        with Checkpointer(tmp_path) as checkpointer:
+            pending.append(checkpointer.save(1, {"x": 1}))
+            raise SystemExit(0)
+
+    pending: list[Future[bool]] = []
+    with pytest.raises(SystemExit):
+        end()
+    assert pending[0].result(0)
+
+
 def test_no_room_for_a_snapshot_is_one_line_and_training_goes_on(tmp_path: Path) -> None:
     size = 64 << 20
     with Checkpointer(tmp_path) as checkpointer:

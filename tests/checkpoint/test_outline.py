@@ -195,6 +195,21 @@ def test_memory_that_is_too_small_is_gone_before_there_is_more(tmp_path: Path, m
     assert sorted(set(held)) == [0], "the saver would have kept it until it was given the next"
 
 
+def test_a_state_that_grows_does_not_take_new_memory_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    def make(size: int) -> Arena:
+        made.append(size)
+        return make_arena(size)
+
+    make_arena = Arena.make
+    monkeypatch.setattr(Arena, "make", make)
+    with Checkpointer(tmp_path) as checkpointer:
+        for number in range(16):
+            assert checkpointer.save(number, {"x": torch.ones((4 << 20) + (number << 15))}).result(WITHIN)
+    assert len(made) <= 4, "twice two"
+
+
 def test_memory_is_twice_the_state_and_does_not_grow(tmp_path: Path) -> None:
     state = {"model": nn.Linear(1024, 1024)}
     size = 4 * 1024 * 1025
