@@ -9,11 +9,14 @@ change unseen; see ``docs/checkpoint-format.md``.
 
 from __future__ import annotations
 
+import functools
+import gc
 import json
 import math
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ParamSpec, TypeVar
 
 from tlaunch.checkpoint.dtypes import BYTES
 from tlaunch.checkpoint.errors import CheckpointError, Damaged, Unusable
@@ -21,6 +24,9 @@ from tlaunch.checkpoint.layout import is_plain
 from tlaunch.checkpoint.region import Region, missing_part
 from tlaunch.checkpoint.tree import Node, parse
 from tlaunch.checkpoint.values import Json
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 FORMAT = "tlaunch-checkpoint"
 VERSION = 1
@@ -94,6 +100,27 @@ def _are_all(ranks: Sequence[int], world: int) -> bool:
     return len(ranks) == world and tuple(ranks) == tuple(range(world))  # a damaged world may be any number
 
 
+def _uncollected(do: Callable[P, R]) -> Callable[P, R]:
+    """Have no garbage collected while a manifest is made or read.
+
+    Its many small objects would be gone over, again and again, in search of cycles that they have none of. Of 16 parts
+    with 10,000 tensors that took more than half of the time.
+    """
+
+    @functools.wraps(do)
+    def wrapped(*given: P.args, **named: P.kwargs) -> R:
+        enabled = gc.isenabled()
+        gc.disable()
+        try:
+            return do(*given, **named)
+        finally:
+            if enabled:
+                gc.enable()
+
+    return wrapped
+
+
+@_uncollected
 def merge(parts: Sequence[Manifest]) -> Manifest:
     """Return the manifest of a whole checkpoint from the parts of all of its ranks.
 
@@ -143,6 +170,7 @@ def _joined(name: str, known: Tensor | None, more: Tensor, where: str) -> Tensor
 # --- as bytes ------------------------------------------------------------------------------------------------------
 
 
+@_uncollected
 def to_bytes(manifest: Manifest) -> bytes:
     """Write it.
 
@@ -189,6 +217,7 @@ def _head(rest: bytes) -> bytes:
     return b'{"crc32":"%08x",\n' % zlib.crc32(rest)
 
 
+@_uncollected
 def from_bytes(data: bytes, where: str) -> Manifest:
     """Read it; ``where`` names the file in errors.
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import shutil
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -198,3 +200,26 @@ def test_a_manifest_comes_back_as_it_was(files: LocalFiles) -> None:
     assert from_bytes(to_bytes(manifest), "x") == manifest
     assert manifest.values == {"epoch": 1}
     assert manifest.size == sum(len(data) for name, data in everything(Path(files.root)).items() if "rank-" in name)
+
+
+def test_nothing_goes_over_a_manifest_in_search_of_garbage(files: LocalFiles) -> None:
+    part = manifest_of(files, HERE)
+    many = replace(part, tensors={f"w{at}": part.tensors["w"] for at in range(2000)})
+    seen: list[str] = []
+
+    def note(phase: str, info: dict[str, int]) -> None:
+        seen.append(f"{phase} {info}")
+
+    data = to_bytes(many)
+    gc.collect()
+    gc.callbacks.append(note)
+    try:
+        found = from_bytes(data, "x")
+    finally:
+        gc.callbacks.remove(note)
+    assert found == many
+    assert len(seen) <= 2, "at the very end one search may begin and end"
+    assert gc.isenabled()
+    with pytest.raises(CheckpointError):
+        from_bytes(data[:-1], "x")
+    assert gc.isenabled()
