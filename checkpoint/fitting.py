@@ -59,6 +59,9 @@ def fit(source: Source, state: State, *, strict: bool) -> Fitting:
             raise Unusable(f"{source.where}: {'; '.join(complaints)} (strict=False leaves them alone)")
     known: Known = {}
     boxes = {name: held(name, tensor, known) for name, tensor in flat.tensors.items() if name in there}
+    expanded = next((name for name, box in boxes.items() if _is_expanded(box.local)), None)
+    if expanded is not None:
+        raise Unusable(f"{expanded}: elements share memory, as in expand(); expected memory for each: clone()")
     values = {name for name in flat.values if name in there}
     differing = listed("a tensor here, a value there", boxes.keys() & source.values.keys())
     differing += listed("a value here, a tensor there", values & source.tensors.keys())
@@ -96,6 +99,11 @@ def _own_lists(state: State, flat: Flat, read: Mapping[str, object]) -> set[str]
             if not here <= there:
                 own.update(lists)
     return own
+
+
+def _is_expanded(tensor: torch.Tensor) -> bool:
+    """Whether some elements of a tensor are at one place, so that it cannot be filled."""
+    return any(not stride and size > 1 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def _names(source: Source) -> set[str]:

@@ -229,6 +229,20 @@ def test_what_cannot_be_saved_is_named_and_does_no_harm(tmp_path: Path) -> None:
         assert checkpointer.save(len(complaints), {"x": 1}).result(WITHIN)
 
 
+def test_what_cannot_be_filled_is_named_before_anything_changes(tmp_path: Path) -> None:
+    with Checkpointer(tmp_path) as checkpointer:
+        assert checkpointer.save(1, {"a": torch.ones(4), "thing": torch.ones(2, 2)}).result(WITHIN)
+        for thing, complaint in (
+            (torch.zeros(1, 1).expand(2, 2), "elements share memory, as in expand"),
+            (torch.zeros(2, 2).to_sparse(), "expected a dense tensor with data, got torch.sparse_coo on cpu"),
+            (torch.zeros(2, 2, device="meta"), "expected a dense tensor with data, got torch.strided on meta"),
+        ):
+            state = {"a": torch.zeros(4), "thing": thing}
+            with pytest.raises(Unusable, match=f"^thing: {complaint}"):
+                checkpointer.restore(state)
+            assert not state["a"].any()
+
+
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_a_nested_tensor_is_named(tmp_path: Path) -> None:
     nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
