@@ -134,18 +134,21 @@ def merge(parts: Sequence[Manifest]) -> Manifest:
     if not _are_all(ranks, first.world):
         raise CheckpointError(f"{where}: expected one part of each of {first.world} ranks, found those of {ranks}")
     files: list[File] = []
-    tensors: dict[str, Tensor] = {}
+    forms: dict[str, Tensor] = {}
+    slices: dict[str, list[Slice]] = {}
     values: dict[str, Json] = {}
     for part in parts:
         if (part.step, part.generation, part.world) != (first.step, first.generation, first.world):
             raise CheckpointError(f"{where}: rank {part.ranks[0]} wrote step {part.step} of {part.generation}")
         for name, tensor in part.tensors.items():
-            moved = tuple(Slice(at.file + len(files), at.begin, at.region) for at in tensor.slices)
-            tensors[name] = _joined(name, tensors.get(name), Tensor(tensor.dtype, tensor.shape, moved), where)
+            _refuse_other_form(name, forms.setdefault(name, tensor), tensor, where)
+            # In a list that grows: there may be a slice of each of ten thousand ranks.
+            slices.setdefault(name, []).extend(Slice(at.file + len(files), at.begin, at.region) for at in tensor.slices)
         files.extend(part.files)
         if twice := values.keys() & part.values.keys():
             raise CheckpointError(f"{where}: {min(twice)} was written by two ranks")
         values.update(part.values)
+    tensors = {name: Tensor(form.dtype, form.shape, tuple(slices[name])) for name, form in forms.items()}
     for name, tensor in tensors.items():
         lack = missing_part(tensor.shape, (at.region for at in tensor.slices))
         if lack is not None:
@@ -156,15 +159,12 @@ def merge(parts: Sequence[Manifest]) -> Manifest:
     )  # fmt: skip
 
 
-def _joined(name: str, known: Tensor | None, more: Tensor, where: str) -> Tensor:
-    if known is None:
-        return more
+def _refuse_other_form(name: str, known: Tensor, more: Tensor, where: str) -> None:
     if (known.dtype, known.shape) != (more.dtype, more.shape):
         raise CheckpointError(
             f"{where}: tensor {name}: one rank has {known.dtype} {list(known.shape)}, "
             f"another {more.dtype} {list(more.shape)}"
         )
-    return Tensor(known.dtype, known.shape, (*known.slices, *more.slices))
 
 
 # --- as bytes ------------------------------------------------------------------------------------------------------
