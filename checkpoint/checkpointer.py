@@ -116,6 +116,8 @@ class Checkpointer:
         # The second goes on copying when the first has to wait for a new saver.
         self._copiers = ThreadPoolExecutor(2, thread_name_prefix="checkpoint capture")
         self._has_saved = False
+        self._unrenewed: str | None = None
+        """Why nothing can be saved since the last restore, if so."""
         self._closed = False
 
     # --- saving ----------------------------------------------------------------------------------------------------
@@ -140,6 +142,8 @@ class Checkpointer:
         step = step_of(step)
         if step % self._every:
             return _resolved(result=False)
+        if self._unrenewed is not None:
+            return _failed(CheckpointError(f"step {step} is not saved {self._unrenewed}"))
         future = self._saving.expect(step)
         try:
             begun = self._begin(step, state)
@@ -236,7 +240,8 @@ class Checkpointer:
 
         Returns ``None`` when nothing has been saved yet. The checkpoint may come from any number of ranks and any
         mesh; each rank reads only the blocks that hold what it needs. Random number generators go on where those of
-        the same rank were, when there are as many ranks as then. Collective.
+        the same rank were, when there are as many ranks as then. Where this run has saved already and the path can no
+        longer be written to, the state is loaded, and the futures of later saves fail. Collective.
 
         With ``strict=False`` names that only the checkpoint or only the state has are left alone.
 
@@ -253,8 +258,13 @@ class Checkpointer:
         if found is not None and self._has_saved:
             # We may have gone back: what is saved from now on must not meet what this run has saved before.
             self._ranks.everybody(None)  # all have waited for what they were saving
-            self.generation = self._ranks.from_first(self._renew)
-            self._has_saved = False
+            self._unrenewed = None
+            try:
+                self.generation = self._ranks.from_first(self._renew)
+                self._has_saved = False
+            except CheckpointError as error:  # all is loaded, and the training may go on
+                self._unrenewed = f"after going back to step {found}: {error}"
+                log.warning("nothing is saved any more %s", self._unrenewed)
         return found
 
     def _refuse_closed(self) -> None:
@@ -315,4 +325,11 @@ def _now() -> str:
 def _resolved(*, result: bool) -> Future[bool]:
     future: Future[bool] = Future()
     future.set_result(result)
+    return future
+
+
+def _failed(error: CheckpointError) -> Future[bool]:
+    log.warning("%s", error)  # a future that nobody looks at would hide it
+    future: Future[bool] = Future()
+    future.set_exception(error)
     return future

@@ -32,6 +32,10 @@ def fresh(target: str, size: int) -> Iterator[Files]:
         if found:
             raise Unusable(f"{files.root}: is not empty ({found[0]}); expected an empty folder or none")
         files.make("")
+    except (FileExistsError, NotADirectoryError):
+        raise Unusable(
+            f"{files.root}: a file is in the way; expected an empty folder, or where one can be made"
+        ) from None
     except OSError as error:
         raise why(error, "making the folder", files.root) from error
     try:

@@ -329,3 +329,27 @@ def test_a_path_that_may_not_be_written_to_can_be_loaded(tmp_path: Path, monkeyp
     assert tlaunch.checkpoint.load(tmp_path, state) == 1
     assert state == {"x": 1}
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_path_that_can_only_be_read_from_now_on_is_restored_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: LocalFiles, *args: object) -> None:
+        raise OSError(30, os.strerror(30))
+
+    with Checkpointer(tmp_path) as checkpointer:
+        assert checkpointer.save(1, {"x": 1}).result(WITHIN)
+        with monkeypatch.context() as patch:
+            for name in ("make", "write", "create", "remove"):
+                patch.setattr(LocalFiles, name, refuse)
+            state = {"x": 0}
+            assert checkpointer.restore(state) == 1
+            assert state == {"x": 1}
+            said = (
+                r"step 2 is not saved after going back to step 1: .*taking the path over failed: Read-only file system"
+            )
+            with pytest.raises(CheckpointError, match=said):
+                checkpointer.save(2, {"x": 2}).result(WITHIN)
+        assert checkpointer.restore(state) == 1
+        assert checkpointer.save(2, {"x": 2}).result(WITHIN)
+        assert checkpointer.restore(state) == 2

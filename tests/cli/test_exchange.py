@@ -155,6 +155,10 @@ def test_they_need_no_torch(files: LocalFiles, tmp_path: Path) -> None:
         (["export", "RUN", "OUT"], "no tensor's name starts with 'model.'; there are scale, w"),
         (["export", "RUN", "FULL", "--prefix", ""], "full: is not empty (mine); expected an empty folder or none"),
         (["export", "RUN", "FILE", "--prefix", ""], "full/mine: is a file; expected an empty folder or none"),
+        (
+            ["export", "RUN", "BELOW", "--prefix", ""],
+            "full/mine/out: a file is in the way; expected an empty folder, or wh",
+        ),
         (["export", "RUN", "OUT", "--prefix", "", "--rename", "scale=w"], "w and scale would both be called w"),
         (["export", "RUN", "OUT", "--prefix", "", "--rename", "^w="], "w: would be called '', which is no name"),
         (["export", "RUN", "OUT", "--prefix", "", "--rename", "x=y"], "rename x=y: no name fits; one of them is scale"),
@@ -185,7 +189,13 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     full.mkdir()
     (full / "mine").write_text("mine")
     before = everything(tmp_path)
-    names = {"RUN": files.root, "OUT": str(tmp_path / "out"), "FULL": str(full), "FILE": str(full / "mine")}
+    names = {
+        "RUN": files.root,
+        "OUT": str(tmp_path / "out"),
+        "FULL": str(full),
+        "FILE": str(full / "mine"),
+        "BELOW": str(full / "mine" / "out"),
+    }
     names["RUN@7"] = f"{files.root}@7"
     assert exit_code(["checkpoint", *(names.get(word, word) for word in words)]) == 2
     said = capsys.readouterr().err
