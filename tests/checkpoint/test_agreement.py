@@ -11,13 +11,18 @@ from typing import TypeVar, cast
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Replicate, Shard
+from torch.distributed.tensor import zeros as distributed_zeros
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from tests.checkpoint.ranks import run_ranks
 from tlaunch.checkpoint.agreement import Difference, First, Inventory, Share, agree, difference
 from tlaunch.checkpoint.errors import Unusable
 from tlaunch.checkpoint.ranks import Ranks
 from tlaunch.checkpoint.region import Region
-from tlaunch.checkpoint.slices import Box
+from tlaunch.checkpoint.slices import Box, holders
 
 T = TypeVar("T")
 
@@ -129,6 +134,26 @@ def test_replicas_of_a_sharded_tensor_are_spread_too_and_are_not_spoken_of() -> 
     assert len(set().union(*(share.boxes for share in found))) == 100
     first = Together(0, inventories, [{}] * 4).from_first(None)
     assert difference(first, inventories[3], {}) == Difference(expected=2500)
+
+
+def test_a_mesh_of_all_ranks_tells_who_has_the_same_box() -> None:
+    dist.init_process_group("fake", store=FakeStore(), rank=5, world_size=8)
+    try:
+        mesh = init_device_mesh("cpu", (2, 4), mesh_dim_names=("replica", "shard"))
+        replicated, sharded = Replicate(), Shard(0)
+        for rows, placements, expected in (
+            (8, (replicated, sharded), (1, 5)),
+            (8, (replicated, replicated), tuple(range(8))),
+            (8, (sharded, sharded), (5,)),
+            (1, (replicated, sharded), ()),  # this rank has nothing of it
+            (0, (replicated, sharded), (0,)),  # nobody has, and one writes that
+        ):
+            tensor = distributed_zeros((rows, 3), device_mesh=mesh, placements=placements)
+            assert holders(tensor, 8) == expected
+        part = distributed_zeros((8, 3), device_mesh=mesh["shard"], placements=[sharded])
+        assert holders(part, 8) is None, "there is another mesh like it"
+    finally:
+        dist.destroy_process_group()
 
 
 def test_ranks_that_call_different_tensors_by_one_name_are_named() -> None:
