@@ -136,7 +136,8 @@ class Checkpointer:
         ranks at the same save, which is collective then, as the first one is.
 
         Raises:
-            Unusable: something in the state has no representation; its name is in the message. Nothing is saved.
+            Unusable: something in the state has no representation, or ranks have something else under the same name,
+                which is in the message. Nothing is saved. At the first save all ranks raise when one does.
         """
         self._refuse_closed()
         step = step_of(step)
@@ -246,7 +247,8 @@ class Checkpointer:
         With ``strict=False`` names that only the checkpoint or only the state has are left alone.
 
         Raises:
-            Unusable: names, shapes or types differ; they are listed. Nothing was changed.
+            Unusable: names, shapes or types differ; they are listed. Or the path has another program's checkpoint and
+                none of ours. Nothing was changed.
             Damaged: bytes of the checkpoint have changed; the file is named. Nothing was changed, unless it says that
                 the state is partly loaded: then they have changed while they were read.
         """
