@@ -39,9 +39,9 @@ class Ranks:
                 self._group = group
             return
         self.rank, self.world = 0, 1
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if (world := os.environ.get("WORLD_SIZE", "")) not in ("", "0", "1"):
             raise Unusable(
-                f"WORLD_SIZE is {os.environ['WORLD_SIZE']} and there is no process group; expected "
+                f"WORLD_SIZE is {world} and there is no process group; expected "
                 "torch.distributed.init_process_group() before checkpoints are saved or loaded"
             )
 

@@ -37,7 +37,7 @@ def restore(files: Files, ranks: Ranks, state: State, *, step: int | None, stric
     address: Address | None = ranks.from_first(lambda: catalog.find(files, step))
     if address is None:
         return None
-    _restore(lambda: open_own(files, address), ranks, state, strict=strict)
+    _restore(lambda: open_own(files, address), ranks, state, step, strict=strict)
     return address.step
 
 
@@ -58,14 +58,14 @@ def load(path: str | os.PathLike[str], state: State, *, step: int | None = None,
     ranks = Ranks()
     try:
         spot = ranks.from_first(lambda: locate(path, step))
-        return _restore(lambda: open_spot(spot), ranks, state, strict=strict).step
+        return _restore(lambda: open_spot(spot), ranks, state, step, strict=strict).step
     finally:
         ranks.close()
 
 
-def _restore(opened: Callable[[], Source], ranks: Ranks, state: State, *, strict: bool) -> Source:
+def _restore(opened: Callable[[], Source], ranks: Ranks, state: State, step: int | None, *, strict: bool) -> Source:
     """Load a checkpoint on all ranks, or on none. See ``docs/adr/0018`` for why it is read twice."""
-    restoring = _Restoring(state, ranks)
+    restoring = _Restoring(state, ranks, step)
     # Before anything is changed anywhere: when one rank cannot go on, none does.
     failed = "another rank could not load the checkpoint"
     try:
@@ -82,6 +82,7 @@ def _restore(opened: Callable[[], Source], ranks: Ranks, state: State, *, strict
 class _Told:
     """What the other ranks have to know of a rank. ``ranges``: what it reads, where that is not too much to tell."""
 
+    step: int | None
     unwanted: set[str]
     node: Node
     ranges: bytes | None
@@ -90,9 +91,9 @@ class _Told:
 class _Restoring:
     """Loading on one rank, in steps that all ranks make together. Only the last changes anything."""
 
-    def __init__(self, state: State, ranks: Ranks) -> None:
+    def __init__(self, state: State, ranks: Ranks, step: int | None) -> None:
         self.found: Fitting
-        self._state, self._ranks = state, ranks
+        self._state, self._ranks, self._step = state, ranks, step
         self._fresh = without_state(state)
         self._sums: dict[Range, int] = {}
         self._node: list[int] = []
@@ -104,11 +105,15 @@ class _Restoring:
         self.found = fit(source, self._state, strict=strict)
         ranges = pack(self.found.filling.ranges) if source.twice is not None else b""
         few = len(ranges) * self._ranks.world <= _TOLD
-        return _Told(self.found.unwanted, Node.here(), ranges if few else None)
+        return _Told(self._step, self.found.unwanted, Node.here(), ranges if few else None)
 
     def check(self, told: Sequence[_Told]) -> bytes:
         """Look whether it is as it was written. Returns the checksums of what the ranks of this node have told."""
         source = self.found.source
+        other = next((rank for rank, one in enumerate(told) if one.step != told[0].step), None)
+        if other is not None:
+            asked = f"rank 0 asks for {told[0].step}, rank {other} for {told[other].step}"
+            raise Unusable(f"step: {asked}; expected the same on all ranks")
         # Stages of a pipeline want different things; what nobody wants is too much.
         if nobodys := set.intersection(*(one.unwanted for one in told)):
             (text,) = listed("not in the state", nobodys)

@@ -159,6 +159,8 @@ def unlike(folder: str) -> None:
         assert time.monotonic() - since < WITHIN, "nobody waits for somebody who will not come"
         assert checkpointer.save(3, state).result(WITHIN)
         assert checkpointer.restore(state) == 3
+        with pytest.raises(Unusable, match=r"step: rank 0 asks for 3, rank 1 for None; expected the same on all ranks"):
+            checkpointer.restore(state, step=None if RANK else 3)
 
 
 dist.init_process_group("gloo", init_method=os.environ["MEETING"], rank=RANK, world_size=2)
