@@ -59,17 +59,13 @@ class ShardReader:
             first = at // BLOCK * BLOCK
             last = min(first + BLOCK, size)
             stop = min(last, end)
-            known = self._sums.get(Range(file, at, stop)) if stop - at < last - first else None
-            if known is not None:
-                self._read_part(Range(file, at, stop), out[at - begin : stop - begin], known)
-            elif stop - at < min(_LITTLE, last - first):
+            if stop - at < min(_LITTLE, last - first) and Range(file, at, stop) not in self._sums:
                 out[at - begin : stop - begin] = self._kept(file, first, last)[at - first : stop - first]
             else:
                 stop = min(end, first + self._at_once)
-                if stop < size and (
-                    0 < stop % BLOCK < _LITTLE or Range(file, stop // BLOCK * BLOCK, stop) in self._sums
-                ):
-                    stop -= stop % BLOCK
+                rest = stop % BLOCK
+                if stop < size and 0 < rest < _LITTLE and Range(file, max(at, stop - rest), stop) not in self._sums:
+                    stop -= rest
                 self._read(file, at, out[at - begin : stop - begin])
             at = stop
 
@@ -87,24 +83,24 @@ class ShardReader:
         return found[: last - first]
 
     def _read(self, file: int, begin: int, out: memoryview, opened: OpenFile | None = None) -> None:
-        """Fill ``out``, and compare the checksums of all blocks that it has bytes of."""
+        """Fill ``out``, and compare the checksums of all blocks that it has bytes of, or of those parts of them."""
         described, end = self._manifest.files[file], begin + len(out)
         first, last = begin // BLOCK * BLOCK, min(-(-end // BLOCK) * BLOCK, described.size)
-        before, after = self._scrap[0][: begin - first], self._scrap[1][: last - end]
-        where = self._fetch(file, first, before, out, after, opened=opened)
-        for at in range(first, last, BLOCK):
-            stop = min(at + BLOCK, last)
-            crc = crc32(before) if at == first else 0
-            crc = crc32(out[max(at - begin, 0) : stop - begin], crc)
-            if stop == last:
-                crc = crc32(after, crc)
-            if crc != described.blocks[at // BLOCK]:
+        head = Range(file, begin, min(end, first + BLOCK))
+        tail = Range(file, max(begin, (end - 1) // BLOCK * BLOCK), end)
+        # The rest of a block is read as well where nothing is known of the part.
+        before = self._scrap[0][: 0 if head in self._sums else begin - first]
+        after = self._scrap[1][: 0 if tail in self._sums else last - end]
+        where = self._fetch(file, begin - len(before), before, out, after, opened=opened)
+        for block in range(first, last, BLOCK):
+            at, stop = max(block, begin), min(block + BLOCK, end)
+            expected = self._sums.get(Range(file, at, stop))
+            crc = crc32(before) if at == begin else 0
+            crc = crc32(out[at - begin : stop - begin], crc)
+            crc = crc32(after, crc) if stop == end else crc
+            if crc != (described.blocks[block // BLOCK] if expected is None else expected):
+                at, stop = max(block, begin - len(before)), min(block + BLOCK, end + len(after))
                 raise Damaged(f"{where}: bytes {at} to {stop} have changed: their checksum does not fit")
-
-    def _read_part(self, part: Range, out: memoryview, known: int) -> None:
-        where = self._fetch(part.file, part.begin, out)
-        if crc32(out) != known:
-            raise Damaged(f"{where}: bytes {part.begin} to {part.end} have changed: their checksum does not fit")
 
     def _fetch(self, file: int, begin: int, *buffers: memoryview, opened: OpenFile | None = None) -> str:
         """Read bytes as they are; returns the path of the file, for messages."""
