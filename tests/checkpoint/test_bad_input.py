@@ -31,6 +31,13 @@ from tlaunch.checkpoint.values import from_json, to_json
 # --- arguments -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("world", ["2", "two"])
+def test_several_ranks_without_a_process_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world: str) -> None:
+    monkeypatch.setenv("WORLD_SIZE", world)
+    with pytest.raises(Unusable, match=rf"^WORLD_SIZE is {world} and there is no process group; expected torch"):
+        Checkpointer(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
